@@ -1,0 +1,231 @@
+//! What is observed of the world: services, where their endpoints come from, and how to pick one.
+
+use balancer_common::service;
+use std::{collections::BTreeSet, fmt, net::SocketAddr, num::NonZeroU32, sync::Arc};
+
+/// The unique name of a service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName(Arc<str>);
+
+impl ServiceName {
+    /// Accepts a name of 1 to [`service::SERVICE_NAME_BYTES`] bytes without control characters.
+    ///
+    /// # Errors
+    /// Says what is wrong with the name.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        if name.len() > service::SERVICE_NAME_BYTES {
+            return Err(NameError::TooLong { bytes: name.len() });
+        }
+        if name.chars().any(char::is_control) {
+            return Err(NameError::ControlCharacter);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no service name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// It is empty.
+    #[error("the name is empty")]
+    Empty,
+    /// It does not fit the kernel's record.
+    #[error("the name has {bytes} bytes; at most {} fit", service::SERVICE_NAME_BYTES)]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// It would garble a terminal or a log.
+    #[error("the name has a control character")]
+    ControlCharacter,
+}
+
+/// How a backend is picked for a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// Connections of a pod take the backends in turn.
+    RoundRobin,
+    /// At random.
+    Random,
+    /// The fewest connections for its weight.
+    #[default]
+    LeastConnection,
+    /// By consistent hashing of the client pod.
+    Maglev,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::RoundRobin, Self::Random, Self::LeastConnection, Self::Maglev];
+
+    /// The kernel's code for this policy.
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::RoundRobin => service::POLICY_ROUND_ROBIN,
+            Self::Random => service::POLICY_RANDOM,
+            Self::LeastConnection => service::POLICY_LEAST_CONNECTION,
+            Self::Maglev => service::POLICY_MAGLEV,
+        }
+    }
+
+    /// The name in configuration and commands.
+    pub const fn name(self) -> &'static str {
+        service::policy_name(self.code())
+    }
+}
+
+/// Whether an endpoint takes new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EndpointState {
+    /// Takes new connections.
+    #[default]
+    Active,
+    /// Takes no new connections; live ones stay.
+    Draining,
+}
+
+/// An address and port that serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Relative share of connections, 1 to [`WEIGHT_MAX`].
+    pub weight: u32,
+    /// Whether it takes new connections.
+    pub state: EndpointState,
+}
+
+/// Largest weight of an endpoint.
+pub const WEIGHT_MAX: u32 = 1_000;
+
+/// What to ask DNS for, and so the name of a set of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lookup {
+    /// A and AAAA records of `host`; every address serves on `port`.
+    Host {
+        /// Lower case, without the trailing dot.
+        host: Arc<str>,
+        /// The port, which A and AAAA records do not carry.
+        port: u16,
+    },
+    /// SRV records of `name` (RFC 2782), which carry port and weight.
+    Srv {
+        /// Lower case, without the trailing dot; for example `_grpc._tcp.shop.internal`.
+        name: Arc<str>,
+    },
+}
+
+impl fmt::Display for Lookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host { host, port } => write!(f, "{host}:{port}"),
+            Self::Srv { name } => write!(f, "srv:{name}"),
+        }
+    }
+}
+
+/// A member of a set that DNS told of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Member {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// From SRV; 1 otherwise.
+    pub weight: u32,
+    /// Whether it stands in the current answer.
+    pub presence: Presence,
+}
+
+/// Whether a member stands in the current answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Presence {
+    /// It does, or has been missing for too short a time to count.
+    Present,
+    /// It left a while ago: clients that remember it may still dial it, so that it stays a
+    /// frontend; as a backend it drains.
+    Departed,
+}
+
+/// Where a service's frontends come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FrontendSource {
+    /// One fixed address and port.
+    Fixed(SocketAddr),
+    /// Every member of a DNS set.
+    Resolved(Lookup),
+}
+
+/// Where a service's backends come from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendSource {
+    /// One fixed endpoint.
+    Fixed(Endpoint),
+    /// Every member of a DNS set, with weights times `weight`.
+    Resolved {
+        /// The set.
+        lookup: Lookup,
+        /// Factor on each member's weight.
+        weight: u32,
+    },
+}
+
+/// TCP keepalive of a service's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Keepalive {
+    /// Idle time before the first probe, in seconds.
+    pub idle_s: NonZeroU32,
+    /// Time between probes, in seconds.
+    pub interval_s: NonZeroU32,
+    /// Unanswered probes before the connection is given up.
+    pub probes: NonZeroU32,
+}
+
+/// A named set of frontends and backends with one policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Unique over all sources.
+    pub name: ServiceName,
+    /// What clients dial.
+    pub frontends: BTreeSet<FrontendSource>,
+    /// What serves.
+    pub backends: BTreeSet<BackendSource>,
+    /// How a backend is picked.
+    pub policy: Policy,
+    /// Session affinity in seconds since a pod's last connection.
+    pub affinity_s: Option<NonZeroU32>,
+    /// Whether connections are tracked from `connect()` to their end. Without it there are no
+    /// connection counts, no original peer name, and no least-connection.
+    pub tracked: bool,
+    /// `TCP_USER_TIMEOUT` in milliseconds.
+    pub user_timeout_ms: Option<NonZeroU32>,
+    /// TCP keepalive.
+    pub keepalive: Option<Keepalive>,
+}
+
+impl Service {
+    /// The DNS sets that this service needs.
+    pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
+        let frontends = self.frontends.iter().filter_map(|source| match source {
+            FrontendSource::Fixed(_) => None,
+            FrontendSource::Resolved(lookup) => Some(lookup),
+        });
+        let backends = self.backends.iter().filter_map(|source| match source {
+            BackendSource::Fixed(_) => None,
+            BackendSource::Resolved { lookup, .. } => Some(lookup),
+        });
+        frontends.chain(backends)
+    }
+}

@@ -1,0 +1,3 @@
+//! The node agent of balancer, as a library: pure core, sources, datapath, and command line.
+
+pub mod core;

@@ -1,0 +1,73 @@
+//! The contract between pinned kernel state and the agents that adopt it: version, map names, limits.
+
+/// Version of every layout in this crate. Raised whenever a shared type, the meaning of one of its
+/// fields, or the set of maps changes; pinned state of another version is never reinterpreted.
+pub const ABI_VERSION: u32 = 1;
+
+/// Names of the maps, as the kernel programs declare them and as their pins are called.
+pub mod map {
+    /// [`crate::frontend::FrontendKeyV4`] → [`crate::frontend::Frontend`].
+    pub const FRONTENDS_V4: &str = "FRONTENDS_V4";
+    /// [`crate::frontend::FrontendKeyV6`] → [`crate::frontend::Frontend`].
+    pub const FRONTENDS_V6: &str = "FRONTENDS_V6";
+    /// Service id → [`crate::service::Service`].
+    pub const SERVICES: &str = "SERVICES";
+    /// Service id → [`crate::service::ServiceName`]; read by people and by an adopting agent.
+    pub const SERVICE_NAMES: &str = "SERVICE_NAMES";
+    /// Service id → [`crate::service::ServiceStats`].
+    pub const SERVICE_STATS: &str = "SERVICE_STATS";
+    /// Service id → `u64`, the cursor that a pod's first connection to the service takes.
+    pub const CURSORS: &str = "CURSORS";
+    /// Chunk index → [`crate::service::SlotChunk`].
+    pub const SLOTS: &str = "SLOTS";
+    /// Backend id → [`crate::backend::Backend`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Backend id → [`crate::backend::BackendStats`].
+    pub const BACKEND_STATS: &str = "BACKEND_STATS";
+    /// [`crate::pod::PodServiceKey`] → `u64`, the pod's own cursor.
+    pub const POD_CURSORS: &str = "POD_CURSORS";
+    /// [`crate::pod::PodServiceKey`] → [`crate::pod::Affinity`].
+    pub const AFFINITIES: &str = "AFFINITIES";
+    /// Socket cookie (`u64`) → [`crate::flow::Flow`].
+    pub const FLOWS: &str = "FLOWS";
+    /// [`crate::reason::Reason`] as index → `u64` per CPU.
+    pub const REASONS: &str = "REASONS";
+    /// Index 0 → [`crate::settings::Settings`].
+    pub const SETTINGS: &str = "SETTINGS";
+    /// Ring buffer of [`crate::trace::TraceEvent`].
+    pub const TRACES: &str = "TRACES";
+
+    /// Every map that holds state across a restart of the agent.
+    pub const PINNED: [&str; 15] = [
+        FRONTENDS_V4,
+        FRONTENDS_V6,
+        SERVICES,
+        SERVICE_NAMES,
+        SERVICE_STATS,
+        CURSORS,
+        SLOTS,
+        BACKENDS,
+        BACKEND_STATS,
+        POD_CURSORS,
+        AFFINITIES,
+        FLOWS,
+        REASONS,
+        SETTINGS,
+        TRACES,
+    ];
+}
+
+/// Most services (ids below this), unless the configuration says otherwise.
+pub const SERVICES_MAX: usize = 16_384;
+/// Most backends of all services, those that have left but still carry connections included.
+pub const BACKENDS_MAX: usize = 131_072;
+/// Most frontends of each address family.
+pub const FRONTENDS_MAX: usize = 65_536;
+/// Most chunks of slots; one chunk is [`crate::service::CHUNK_SLOTS`] slots.
+pub const CHUNKS_MAX: usize = 65_536;
+/// Most tracked connections of the node.
+pub const FLOWS_MAX: usize = 65_536;
+/// Most (pod, service) pairs that are remembered; the least recently used is forgotten.
+pub const POD_SERVICES_MAX: usize = 65_536;
+/// Bytes of the trace ring buffer.
+pub const TRACES_BYTES: usize = 1 << 18;

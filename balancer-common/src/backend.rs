@@ -1,0 +1,80 @@
+//! A backend as the kernel sees it, and what the kernel counts for it.
+
+use crate::address::Address;
+use bytemuck::{Pod, Zeroable};
+
+/// The id that no backend has; a slot or record that holds it points at nothing.
+pub const BACKEND_NONE: u32 = 0;
+
+/// Takes new connections.
+pub const STATE_ACTIVE: u32 = 1;
+/// Takes no new connections; live ones stay.
+pub const STATE_DRAINING: u32 = 2;
+/// Taken out by failures; takes no new connections until it is readmitted.
+pub const STATE_EJECTED: u32 = 3;
+/// Has left its service; kept only while connections to it are counted.
+pub const STATE_GONE: u32 = 4;
+
+/// The name of a backend state, as commands and metrics print it.
+pub const fn state_name(state: u32) -> &'static str {
+    match state {
+        STATE_ACTIVE => "active",
+        STATE_DRAINING => "draining",
+        STATE_EJECTED => "ejected",
+        STATE_GONE => "gone",
+        _ => "unknown",
+    }
+}
+
+/// An address and port that serves. All zero when the id is free.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Backend {
+    /// Where connections go.
+    pub address: Address,
+    /// Port in network byte order.
+    pub port_be: u16,
+    /// [`crate::address::FAMILY_V4`] or [`crate::address::FAMILY_V6`].
+    pub family: u16,
+    /// One of the `STATE_*` values.
+    pub state: u32,
+    /// The service that this backend belongs to.
+    pub service: u32,
+    /// Raised each time the id is given to another backend, so that a remembered id is not
+    /// mistaken for its successor.
+    pub incarnation: u32,
+    /// Relative share of connections, from 1.
+    pub weight: u32,
+    /// Kept zero.
+    pub reserved: u32,
+}
+
+const _: () = assert!(size_of::<Backend>() == 40 && align_of::<Backend>() == 4);
+
+/// Counters of one backend. The kernel adds to them atomically; only `active` ever falls.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct BackendStats {
+    /// Connections that were sent here and have not ended: connecting or established.
+    pub active: u64,
+    /// Times this backend was chosen.
+    pub picked: u64,
+    /// Connections that were established.
+    pub established: u64,
+    /// Established connections that the client closed.
+    pub closed: u64,
+    /// Established connections that ended by a reset, a time-out or an abort.
+    pub reset: u64,
+    /// Connection attempts answered by a reset or refused on the way.
+    pub refused: u64,
+    /// Connection attempts that ran out of SYN retries or out of `TCP_USER_TIMEOUT`.
+    pub timed_out: u64,
+    /// Connection attempts that the client gave up before an answer.
+    pub abandoned: u64,
+    /// Segments sent again on connections to this backend.
+    pub retransmits: u64,
+    /// Smoothed round-trip time of the latest sample, in microseconds; zero before the first.
+    pub srtt_us: u64,
+}
+
+const _: () = assert!(size_of::<BackendStats>() == 80 && align_of::<BackendStats>() == 8);

@@ -1,0 +1,1 @@
+//! The world that tests, demo and benchmarks run in: namespaces, cgroups, clients and servers.

@@ -1,0 +1,3 @@
+//! Build, test, lint, demo and benchmark commands of balancer: `cargo xtask --help`.
+
+fn main() {}
