@@ -31,10 +31,8 @@ pub struct TraceEvent {
     pub slot: u32,
     /// How many slots there were to choose from.
     pub slots: u32,
-    /// Process id (thread group) of the client; zero outside a process.
+    /// Process id (thread group) of the client; zero before Linux 6.10 and outside a process.
     pub pid: u32,
-    /// The client's thread name.
-    pub comm: [u8; 16],
 }
 
-const _: () = assert!(size_of::<TraceEvent>() == 88 && align_of::<TraceEvent>() == 8);
+const _: () = assert!(size_of::<TraceEvent>() == 72 && align_of::<TraceEvent>() == 8);

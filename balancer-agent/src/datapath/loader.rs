@@ -1,0 +1,237 @@
+//! Loads the kernel object: makes or adopts the pinned maps, and picks the programs this kernel can run.
+
+use super::{
+    bpffs::{BpffsError, PinRoot, layout_of},
+    maps::{Maps, OpenError},
+    raw::Raw,
+};
+use crate::core::write::Limits;
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::MapError,
+    programs::{Program, ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported},
+};
+use balancer_common::{
+    abi::{self, map},
+    settings::Settings,
+};
+use std::fs;
+
+/// The compiled kernel programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer.o"));
+
+/// Why the datapath cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The pin directory.
+    #[error(transparent)]
+    Bpffs(#[from] BpffsError),
+    /// The object or one of its maps.
+    #[error("load the kernel object: {}; hint: `balancer-agent check` tells what is missing", chain(.0))]
+    Object(#[from] EbpfError),
+    /// One program.
+    #[error("load program `{name}`: {}; hint: `balancer-agent check` tells what is missing", chain(cause))]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// What the verifier or the kernel said.
+        cause: ProgramError,
+    },
+    /// A program that must be in the object is not.
+    #[error("the kernel object has no program `{name}`; hint: build again with `cargo xtask build`")]
+    NoProgram {
+        /// The program.
+        name: &'static str,
+    },
+    /// A pinned map.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The settings record.
+    #[error("read or write map `{}`: {}", map::SETTINGS, chain(.0))]
+    Settings(#[from] MapError),
+    /// The settings record is of another version than its directory.
+    #[error(
+        "the maps in `{directory}` carry ABI version {found} instead of {}; hint: \
+         `balancer-agent unload`, then start again",
+        abi::ABI_VERSION
+    )]
+    Abi {
+        /// The directory.
+        directory: String,
+        /// The version found.
+        found: u32,
+    },
+}
+
+/// An error with all of its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.trim_end().replace('\n', " ")
+}
+
+/// A program, and the one that stands in for it on kernels that refuse it.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramSpec {
+    /// Its name in the object.
+    pub name: &'static str,
+    /// The stand-in, and what is lost with it.
+    pub compat: Option<(&'static str, &'static str)>,
+}
+
+const CURSOR_LOSS: &str = "two connections made at the same instant on two CPUs may take the same \
+    turn (atomic fetch instructions exist from Linux 5.12 on)";
+
+/// Every program that is attached, in the order of attachment: first those that follow
+/// connections, then those that make them.
+pub const PROGRAMS: [ProgramSpec; 6] = [
+    ProgramSpec { name: "tcp_events", compat: None },
+    ProgramSpec { name: "socket_released", compat: None },
+    ProgramSpec { name: "getpeername4", compat: None },
+    ProgramSpec { name: "getpeername6", compat: None },
+    ProgramSpec { name: "connect4", compat: Some(("connect4_compat", CURSOR_LOSS)) },
+    ProgramSpec { name: "connect6", compat: Some(("connect6_compat", CURSOR_LOSS)) },
+];
+
+/// What loading found.
+#[derive(Clone, Debug, Default)]
+pub struct LoadReport {
+    /// The layout of the maps.
+    pub layout: String,
+    /// Whether the maps were there already.
+    pub adopted: bool,
+    /// Features that this kernel lacks, and what is lost by that.
+    pub degraded: Vec<String>,
+}
+
+/// Loaded programs, not yet attached, and their maps.
+pub struct Loaded {
+    /// Programs by name.
+    pub ebpf: Ebpf,
+    /// The name under which each of [`PROGRAMS`] was loaded, in the same order.
+    pub chosen: Vec<(&'static str, &'static str)>,
+    /// The pinned maps.
+    pub maps: Maps,
+    /// What was found.
+    pub report: LoadReport,
+}
+
+/// Loads everything. Programs that run already go on running: nothing is attached yet.
+///
+/// # Errors
+/// [`LoadError`] names the step, the cause and the fix.
+pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, LoadError> {
+    let layout = layout_of(limits);
+    let directory = pins.maps(&layout);
+    let adopted = directory.join(map::SETTINGS).exists();
+    fs::create_dir_all(&directory).map_err(|cause| BpffsError::Io {
+        act: "create",
+        path: directory.clone(),
+        cause,
+    })?;
+    let mut report = LoadReport { layout, adopted, degraded: Vec::new() };
+    let has_pid =
+        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_pid_tgid)
+            .unwrap_or(false);
+    if !has_pid {
+        report.degraded.push(
+            "traces do not name the client's process (bpf_get_current_pid_tgid is open to socket \
+             hooks from Linux 6.10 on)"
+                .into(),
+        );
+    }
+    let mut ebpf = load_object(&directory, limits, log_level, has_pid)?;
+    let mut chosen = Vec::new();
+    for spec in &PROGRAMS {
+        chosen.push((spec.name, load_program(&mut ebpf, spec, &mut report)?));
+    }
+    report.degraded.dedup();
+    let mut maps = Maps::open(pins, &report.layout)?;
+    claim_settings(&mut maps, &report.layout)?;
+    Ok(Loaded { ebpf, chosen, maps, report })
+}
+
+fn load_object(
+    directory: &std::path::Path,
+    limits: &Limits,
+    log_level: u8,
+    has_pid: bool,
+) -> Result<Ebpf, EbpfError> {
+    let has_pid = u8::from(has_pid);
+    let mut loader = EbpfLoader::new();
+    // No program reads kernel structures, so that there is nothing to relocate against the
+    // kernel's own type information, whose parsing would cost megabytes.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+    loader.override_global("HAS_CURRENT_PID", &has_pid, true);
+    loader.override_global(aya_log::LEVEL, &log_level, false);
+    for name in map::PINNED {
+        loader.map_pin_path(name, directory.join(name));
+    }
+    let sizes = [
+        (map::FRONTENDS_V4, limits.frontends),
+        (map::FRONTENDS_V6, limits.frontends),
+        (map::SERVICES, limits.services),
+        (map::SERVICE_NAMES, limits.services),
+        (map::SERVICE_STATS, limits.services),
+        (map::CURSORS, limits.services),
+        (map::SLOTS, limits.chunks),
+        (map::BACKENDS, limits.backends),
+        (map::BACKEND_STATS, limits.backends),
+        (map::POD_CURSORS, limits.pod_services),
+        (map::AFFINITIES, limits.pod_services),
+        (map::FLOWS, limits.flows),
+    ];
+    for (name, entries) in sizes {
+        loader.map_max_entries(name, entries);
+    }
+    loader.load(OBJECT)
+}
+
+/// Loads a program, or its stand-in where the kernel refuses it.
+fn load_program(
+    ebpf: &mut Ebpf,
+    spec: &ProgramSpec,
+    report: &mut LoadReport,
+) -> Result<&'static str, LoadError> {
+    let first = match load_one(ebpf, spec.name) {
+        Ok(()) => return Ok(spec.name),
+        Err(error) => error,
+    };
+    let Some((compat, loss)) = spec.compat else { return Err(first) };
+    // The kernel's first answer says more than the stand-in's.
+    load_one(ebpf, compat).map_err(|_| first)?;
+    report.degraded.push(loss.into());
+    Ok(compat)
+}
+
+fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram { name })?;
+    let loaded = match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        _ => return Err(LoadError::NoProgram { name }),
+    };
+    loaded.map_err(|cause| LoadError::Program { name, cause })
+}
+
+/// Marks new maps as ours, and refuses maps that somebody else wrote to.
+fn claim_settings(maps: &mut Maps, layout: &str) -> Result<(), LoadError> {
+    let mut settings = maps.settings.get(&0, 0)?.0;
+    if settings.abi_version == 0 {
+        settings = Settings { abi_version: abi::ABI_VERSION, ..Settings::default() };
+        maps.settings.set(0, Raw(settings), 0)?;
+    }
+    if settings.abi_version != abi::ABI_VERSION {
+        return Err(LoadError::Abi { directory: layout.into(), found: settings.abi_version });
+    }
+    Ok(())
+}

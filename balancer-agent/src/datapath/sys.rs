@@ -1,0 +1,172 @@
+//! The few bpf(2) commands that aya does not offer: open, inspect and update links; query hooks.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+// Command numbers of `enum bpf_cmd` and attach types of `enum bpf_attach_type`
+// (include/uapi/linux/bpf.h), which are stable ABI.
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// Most programs that one hook of a cgroup is asked for; the kernel's own limit is 64.
+const QUERY_MAX: usize = 64;
+
+/// Where a program attaches to a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum AttachType {
+    /// `BPF_CGROUP_SOCK_OPS` (4.13).
+    SockOps = 3,
+    /// `BPF_CGROUP_INET4_CONNECT` (4.17).
+    Connect4 = 10,
+    /// `BPF_CGROUP_INET6_CONNECT` (4.17).
+    Connect6 = 11,
+    /// `BPF_CGROUP_INET4_GETPEERNAME` (5.8).
+    Getpeername4 = 29,
+    /// `BPF_CGROUP_INET6_GETPEERNAME` (5.8).
+    Getpeername6 = 30,
+    /// `BPF_CGROUP_INET_SOCK_RELEASE` (5.9).
+    SockRelease = 34,
+}
+
+/// What the kernel tells of a cgroup link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The program that runs.
+    pub program_id: u32,
+    /// The cgroup it runs for; zero when that cgroup is gone.
+    pub cgroup_id: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct InfoByFd {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info`, the part for cgroup links.
+#[repr(C)]
+#[derive(Default)]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    padding: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    padding_end: u32,
+}
+
+#[repr(C)]
+struct ProgQuery {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    padding: u32,
+}
+
+/// Calls bpf(2) with an attribute block that the kernel may write to.
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` is a live, initialised #[repr(C)] block of the given size, laid out as
+    // `union bpf_attr` wants it for the command; callers keep what it points to alive.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<T>() as libc::c_ulong,
+        )
+    };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
+}
+
+fn raw(fd: &impl AsFd) -> u32 {
+    // File descriptors of a process are never negative.
+    fd.as_fd().as_raw_fd().cast_unsigned()
+}
+
+/// Opens a pinned object.
+///
+/// # Errors
+/// As the kernel says; `NotFound` when nothing is pinned there.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = ObjGet { pathname: path.as_ptr() as u64, ..ObjGet::default() };
+    let fd = bpf(BPF_OBJ_GET, &mut attributes)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program of a link, atomically (Linux 5.7, `cgroup_bpf_replace()`).
+///
+/// # Errors
+/// As the kernel says; `EINVAL` when the program is of another type.
+pub fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
+    let mut attributes =
+        LinkUpdate { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
+    bpf(BPF_LINK_UPDATE, &mut attributes).map(drop)
+}
+
+/// What a cgroup link runs, and where.
+///
+/// # Errors
+/// As the kernel says.
+pub fn link_info(link: &impl AsFd) -> io::Result<LinkInfo> {
+    let mut info = RawLinkInfo::default();
+    let mut attributes = InfoByFd {
+        bpf_fd: raw(link),
+        info_len: u32::try_from(size_of::<RawLinkInfo>()).map_err(io::Error::other)?,
+        info: &raw mut info as u64,
+    };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(LinkInfo { program_id: info.prog_id, cgroup_id: info.cgroup_id })
+}
+
+/// The ids of all programs that are attached to a hook of this cgroup itself.
+///
+/// # Errors
+/// As the kernel says.
+pub fn query_programs(cgroup: &impl AsFd, attach_type: AttachType) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; QUERY_MAX];
+    let mut attributes = ProgQuery {
+        target_fd: raw(cgroup),
+        attach_type: attach_type as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: u32::try_from(QUERY_MAX).map_err(io::Error::other)?,
+        padding: 0,
+    };
+    bpf(BPF_PROG_QUERY, &mut attributes)?;
+    Ok(ids.into_iter().take(attributes.prog_cnt as usize).collect())
+}

@@ -1,0 +1,122 @@
+//! `connect()`: leads a dial of a declared frontend to a backend, and leaves every other one alone.
+
+use crate::{
+    context, flow, lookup,
+    lookup::Counter,
+    outcome::{self, Pick, Subject},
+    pick::{self, Choice},
+};
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::{debug, warn};
+use balancer_common::{
+    address::{Address, FAMILY_V4, FAMILY_V6},
+    frontend::{FrontendKeyV4, FrontendKeyV6},
+    pod::PodServiceKey,
+    reason::Reason,
+    service::{SERVICE_TRACKED, SERVICE_VALID},
+};
+
+/// The dial of an AF_INET socket.
+#[inline(always)]
+pub(crate) fn v4<const FETCH: bool>(ctx: &SockAddrContext) {
+    if !context::is_tcp(ctx) {
+        return lookup::count(Reason::NotTcp);
+    }
+    let address_be = context::address_v4(ctx);
+    let port_be = context::port_be(ctx);
+    let key = FrontendKeyV4 { address_be, port_be, reserved: 0 };
+    let Some(service) = lookup::frontend_v4(&key) else {
+        return lookup::count(Reason::NotFrontend);
+    };
+    let frontend = Address::from_v4(address_be);
+    balance::<FETCH>(ctx, frontend, port_be, FAMILY_V4, service);
+}
+
+/// The dial of an AF_INET6 socket. C-core dials IPv4 frontends this way, IPv4-mapped.
+#[inline(always)]
+pub(crate) fn v6<const FETCH: bool>(ctx: &SockAddrContext) {
+    if !context::is_tcp(ctx) {
+        return lookup::count(Reason::NotTcp);
+    }
+    let frontend = context::address_v6(ctx);
+    let port_be = context::port_be(ctx);
+    let service = match frontend.to_v4() {
+        Some(address_be) => {
+            lookup::frontend_v4(&FrontendKeyV4 { address_be, port_be, reserved: 0 })
+        }
+        None => {
+            lookup::frontend_v6(&FrontendKeyV6 { address: frontend, port_be, reserved: 0 })
+        }
+    };
+    let Some(service) = service else {
+        return lookup::count(Reason::NotFrontend);
+    };
+    balance::<FETCH>(ctx, frontend, port_be, FAMILY_V6, service);
+}
+
+#[inline(always)]
+fn balance<const FETCH: bool>(
+    ctx: &SockAddrContext,
+    frontend: Address,
+    frontend_port_be: u16,
+    family: u16,
+    service: u32,
+) {
+    let mut subject =
+        Subject { frontend, frontend_port_be, family, service, pick: Pick::default() };
+    let reason = match try_balance::<FETCH>(ctx, &mut subject) {
+        Ok(reason) => {
+            debug!(
+                ctx,
+                "service {}: slot {} of {} leads to backend {}",
+                service,
+                subject.pick.slot,
+                subject.pick.slots,
+                subject.pick.backend
+            );
+            reason
+        }
+        Err(reason) => {
+            lookup::count_untouched(service);
+            warn!(ctx, "service {}: left untouched, reason {}", service, reason as u32);
+            reason
+        }
+    };
+    outcome::dialled(reason, &subject, || context::cookie(ctx));
+}
+
+/// Sends the dial to a backend, or says why it is left as it is.
+#[inline(always)]
+fn try_balance<const FETCH: bool>(
+    ctx: &SockAddrContext,
+    subject: &mut Subject,
+) -> Result<Reason, Reason> {
+    let service = lookup::service(subject.service).ok_or(Reason::ServiceMissing)?;
+    let flags = service.flags();
+    if flags & SERVICE_VALID == 0 {
+        return Err(Reason::ServiceMissing);
+    }
+    let pod = context::current_pod();
+    let key = PodServiceKey { pod, service: subject.service, reserved: 0 };
+    let Choice { pick, backend, reason } =
+        pick::pick::<FETCH>(service, &key, subject.frontend.family())?;
+    subject.pick = pick;
+    // An AF_INET socket cannot reach an IPv6 address; an AF_INET6 socket reaches both kinds.
+    let address_be = match backend.address.to_v4() {
+        None if subject.family == FAMILY_V4 => return Err(Reason::FamilyMismatch),
+        address_be => address_be,
+    };
+    if flags & SERVICE_TRACKED != 0 {
+        flow::begin(ctx, pod, subject, &pick, backend.incarnation)?;
+    }
+    if let Some(stats) = lookup::backend_stats(pick.backend) {
+        stats.add(Counter::Picked, 1);
+    }
+    match address_be {
+        Some(address_be) if subject.family == FAMILY_V4 => {
+            context::rewrite_v4(ctx, address_be, backend.port_be);
+        }
+        _ => context::rewrite_v6(ctx, backend.address, backend.port_be),
+    }
+    Ok(reason)
+}

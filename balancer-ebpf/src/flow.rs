@@ -1,0 +1,117 @@
+//! Tracked connections: made in `connect()`, ended by whichever hook removes them first.
+//!
+//! Invariant: a backend's `active` counter is the number of its entries in `FLOWS`. The map's delete
+//! succeeds for one caller only, and that one takes the connection off the counter.
+
+use crate::{
+    context, lookup,
+    lookup::Counter,
+    maps,
+    outcome::{self, Pick, Subject},
+};
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, bpf_sock},
+    programs::{SockAddrContext, SockContext},
+};
+use balancer_common::{
+    flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, Flow},
+    reason::Reason,
+};
+
+/// `EEXIST`: the socket has a flow already.
+const EEXIST: i32 = -17;
+
+/// Starts tracking a connection to the backend that was picked.
+#[inline(always)]
+pub(crate) fn begin(
+    ctx: &SockAddrContext,
+    pod: u64,
+    subject: &Subject,
+    pick: &Pick,
+    incarnation: u32,
+) -> Result<(), Reason> {
+    let cookie = context::cookie(ctx);
+    let flow = Flow {
+        pod,
+        started_ns: context::now_ns(),
+        frontend: subject.frontend,
+        frontend_port_be: subject.frontend_port_be,
+        frontend_family: subject.frontend.family(),
+        service: subject.service,
+        backend: pick.backend,
+        incarnation,
+        state: FLOW_CONNECTING,
+        flags: 0,
+        srtt_us: 0,
+        retransmits: 0,
+        samples: 0,
+        reserved: 0,
+    };
+    match maps::FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)) {
+        Ok(()) => {}
+        Err(EEXIST) => {
+            // A dial that failed before its first segment (no route, say) leaves its flow behind.
+            end(cookie, Some(Reason::Redialled));
+            if maps::FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)).is_err() {
+                return Err(Reason::FlowTableFull);
+            }
+        }
+        Err(_) => return Err(Reason::FlowTableFull),
+    }
+    if let Some(stats) = lookup::backend_stats(pick.backend) {
+        stats.add(Counter::Active, 1);
+    }
+    Ok(())
+}
+
+/// The application let go of a socket: its flow, if it has one, is over.
+#[inline(always)]
+pub(crate) fn released(ctx: &SockContext) {
+    let sock: *mut bpf_sock = ctx.sock;
+    // SAFETY: the kernel passes a valid context; the field is readable in this hook.
+    if unsafe { (*sock).protocol } != context::PROTOCOL_TCP {
+        return;
+    }
+    end(context::cookie(ctx), None);
+}
+
+/// Ends a flow. Without a `reason`, its state tells: the client closed it or gave it up.
+#[inline(always)]
+pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
+    let Some(flow) = lookup::flow(cookie) else { return };
+    if maps::FLOWS.remove(cookie).is_err() {
+        // Another hook of this socket was faster and has counted it.
+        return;
+    }
+    let established = flow.state == FLOW_ESTABLISHED;
+    let reason = match reason {
+        Some(reason) => reason,
+        None if established => Reason::Closed,
+        None => Reason::Abandoned,
+    };
+    if let Some(stats) = lookup::backend_stats(flow.backend) {
+        stats.add(Counter::Active, -1);
+        match reason {
+            Reason::Closed => stats.add(Counter::Closed, 1),
+            Reason::Reset => stats.add(Counter::Reset, 1),
+            Reason::Refused => stats.add(Counter::Refused, 1),
+            Reason::TimedOut => stats.add(Counter::TimedOut, 1),
+            _ => stats.add(Counter::Abandoned, 1),
+        }
+    }
+    outcome::observed(reason, cookie, &flow);
+}
+
+/// The kernel closed a socket by itself: a refusal, a reset, a time-out or an abort.
+#[inline(always)]
+pub(crate) fn failed(cookie: u64) {
+    let Some(flow) = lookup::flow(cookie) else { return };
+    let reason = if flow.state == FLOW_ESTABLISHED {
+        Reason::Reset
+    } else if flow.flags & FLOW_EXPIRED != 0 {
+        Reason::TimedOut
+    } else {
+        Reason::Refused
+    };
+    end(cookie, Some(reason));
+}

@@ -1,0 +1,80 @@
+//! All maps of the kernel programs. Sizes are defaults: the agent sets its limits when it makes them.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use balancer_common::{
+    abi,
+    backend::{Backend, BackendStats},
+    flow::Flow,
+    frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
+    pod::{Affinity, PodServiceKey},
+    reason::REASONS_MAX,
+    service::{Service, ServiceName, ServiceStats, SlotChunk},
+    settings::Settings,
+    trace::TraceEvent,
+};
+
+const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub(crate) static FRONTENDS_V4: HashMap<FrontendKeyV4, Frontend, { abi::FRONTENDS_MAX }, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static FRONTENDS_V6: HashMap<FrontendKeyV6, Frontend, { abi::FRONTENDS_MAX }, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static SERVICES: Array<Service, { abi::SERVICES_MAX }> = Array::new();
+
+#[btf_map]
+pub(crate) static SERVICE_NAMES: HashMap<u32, ServiceName, { abi::SERVICES_MAX }, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static SERVICE_STATS: Array<ServiceStats, { abi::SERVICES_MAX }> = Array::new();
+
+#[btf_map]
+pub(crate) static CURSORS: Array<u64, { abi::SERVICES_MAX }> = Array::new();
+
+#[btf_map]
+pub(crate) static SLOTS: Array<SlotChunk, { abi::CHUNKS_MAX }> = Array::new();
+
+#[btf_map]
+pub(crate) static BACKENDS: Array<Backend, { abi::BACKENDS_MAX }> = Array::new();
+
+#[btf_map]
+pub(crate) static BACKEND_STATS: Array<BackendStats, { abi::BACKENDS_MAX }> = Array::new();
+
+// Only a pod's first connection to a service inserts; every other one looks up, which is as cheap
+// in an LRU map as in a plain one.
+#[btf_map]
+pub(crate) static POD_CURSORS: LruHashMap<PodServiceKey, u64, { abi::POD_SERVICES_MAX }> =
+    LruHashMap::new();
+
+#[btf_map]
+pub(crate) static AFFINITIES: LruHashMap<PodServiceKey, Affinity, { abi::POD_SERVICES_MAX }> =
+    LruHashMap::new();
+
+// Preallocated and not LRU: an entry per connection is inserted in `connect()`, where allocation and
+// eviction were measured to cost twice as much.
+#[btf_map]
+pub(crate) static FLOWS: HashMap<u64, Flow, { abi::FLOWS_MAX }> = HashMap::new();
+
+#[btf_map]
+pub(crate) static REASONS: PerCpuArray<u64, { REASONS_MAX }> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static TRACES: RingBuf<TraceEvent, { abi::TRACES_BYTES }> = RingBuf::new();
+
+/// Whether `bpf_get_current_pid_tgid` may be called from socket hooks (Linux 6.10). Set when the
+/// programs are loaded; the verifier then drops the branch that is not taken.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_CURRENT_PID: Global<u8> = Global::new(0);

@@ -1,0 +1,129 @@
+//! TCP events of tracked connections (sock_ops): established, ended, retransmitted, round-trip time.
+
+use crate::{context, flow, lookup, lookup::Counter, outcome};
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB,
+        BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
+        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+    },
+    programs::SockOpsContext,
+};
+use balancer_common::{
+    flow::{FLOW_ESTABLISHED, FLOW_EXPIRED},
+    reason::Reason,
+};
+
+/// `TCP_CLOSE` of `include/net/tcp_states.h`; part of the ABI since `BPF_TCP_CLOSE` mirrors it.
+const TCP_CLOSE: u32 = 7;
+/// Every this many round-trip samples the smoothed time is taken over; a power of two.
+const SAMPLES_PER_REFRESH: u32 = 32;
+
+const SOL_SOCKET: i32 = 1;
+const SO_KEEPALIVE: i32 = 9;
+const SOL_TCP: i32 = 6;
+const TCP_KEEPIDLE: i32 = 4;
+const TCP_KEEPINTVL: i32 = 5;
+const TCP_KEEPCNT: i32 = 6;
+const TCP_USER_TIMEOUT: i32 = 18;
+
+/// Everything after [`begin`] is called for tracked connections only: it sets their flags.
+const FOLLOW: u32 = BPF_SOCK_OPS_STATE_CB_FLAG
+    | BPF_SOCK_OPS_RETRANS_CB_FLAG
+    | BPF_SOCK_OPS_RTO_CB_FLAG
+    | BPF_SOCK_OPS_RTT_CB_FLAG;
+
+#[inline(always)]
+pub(crate) fn observe(ctx: &SockOpsContext) {
+    match ctx.op() {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => begin(ctx),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
+        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => flow::failed(context::cookie(ctx)),
+        BPF_SOCK_OPS_RETRANS_CB => retransmitted(ctx),
+        // The third argument is set when the timer gives up (tcp_write_timeout()).
+        BPF_SOCK_OPS_RTO_CB if ctx.arg(2) != 0 => expired(ctx),
+        BPF_SOCK_OPS_RTT_CB => sampled(ctx),
+        _ => {}
+    }
+}
+
+/// Before the first SYN: the moment when socket options cover the handshake too.
+#[inline(always)]
+fn begin(ctx: &SockOpsContext) {
+    let cookie = context::cookie(ctx);
+    let Some(flow) = lookup::flow(cookie) else { return };
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | FOLLOW) as i32);
+    let Some(service) = lookup::service(flow.service) else { return };
+    let [user_timeout_ms, idle_s, interval_s, probes] = service.socket_options();
+    let mut refused = false;
+    if user_timeout_ms != 0 {
+        refused |=
+            context::set_socket_option(ctx, SOL_TCP, TCP_USER_TIMEOUT, user_timeout_ms).is_err();
+    }
+    if idle_s != 0 {
+        refused |= context::set_socket_option(ctx, SOL_TCP, TCP_KEEPIDLE, idle_s).is_err();
+        refused |= context::set_socket_option(ctx, SOL_TCP, TCP_KEEPINTVL, interval_s).is_err();
+        refused |= context::set_socket_option(ctx, SOL_TCP, TCP_KEEPCNT, probes).is_err();
+        refused |= context::set_socket_option(ctx, SOL_SOCKET, SO_KEEPALIVE, 1).is_err();
+    }
+    if refused {
+        lookup::count_socket_option_failure(flow.service);
+        outcome::observed(Reason::SocketOptionRefused, cookie, &flow);
+    }
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    let cookie = context::cookie(ctx);
+    let srtt_us = srtt_us(ctx);
+    let flow = lookup::change_flow(cookie, |flow| {
+        flow.state = FLOW_ESTABLISHED;
+        flow.srtt_us = srtt_us;
+    });
+    let Some(flow) = flow else { return };
+    if let Some(stats) = lookup::backend_stats(flow.backend) {
+        stats.add(Counter::Established, 1);
+        stats.set_srtt_us(srtt_us);
+    }
+    outcome::observed(Reason::Established, cookie, &flow);
+}
+
+#[inline(always)]
+fn retransmitted(ctx: &SockOpsContext) {
+    let cookie = context::cookie(ctx);
+    let Some(flow) = lookup::change_flow(cookie, |flow| flow.retransmits += 1) else { return };
+    if let Some(stats) = lookup::backend_stats(flow.backend) {
+        stats.add(Counter::Retransmits, 1);
+    }
+    outcome::observed(Reason::Retransmitted, cookie, &flow);
+}
+
+#[inline(always)]
+fn expired(ctx: &SockOpsContext) {
+    let _ = lookup::change_flow(context::cookie(ctx), |flow| flow.flags |= FLOW_EXPIRED);
+}
+
+/// Runs for each round-trip sample, so nearly for each ACK: most runs only count.
+#[inline(always)]
+fn sampled(ctx: &SockOpsContext) {
+    let flow = lookup::change_flow(context::cookie(ctx), |flow| {
+        flow.samples = flow.samples.wrapping_add(1);
+    });
+    let Some(flow) = flow else { return };
+    if flow.samples & (SAMPLES_PER_REFRESH - 1) != 0 {
+        return;
+    }
+    let srtt_us = srtt_us(ctx);
+    let _ = lookup::change_flow(context::cookie(ctx), |flow| flow.srtt_us = srtt_us);
+    if let Some(stats) = lookup::backend_stats(flow.backend) {
+        stats.set_srtt_us(srtt_us);
+    }
+}
+
+/// The kernel keeps eight times the smoothed round-trip time (`tcp_sock.srtt_us`).
+#[inline(always)]
+fn srtt_us(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: the kernel passes a valid context; the field is readable in every callback.
+    unsafe { (*ctx.ops).srtt_us >> 3 }
+}
