@@ -1,0 +1,27 @@
+//! What a test needs of the machine: probed, and said when it is missing.
+
+use nix::unistd::Uid;
+use std::path::Path;
+
+/// The environment variable that turns every skip into a failure, as CI wants it.
+pub const REQUIRE: &str = "BALANCER_REQUIRE";
+
+/// Says whether real kernel tests can run here. Prints why not; panics where CI requires them.
+pub fn can_load_ebpf() -> bool {
+    let missing = if !Uid::effective().is_root() {
+        Some("not root: `cargo xtask test` asks sudo for it".to_owned())
+    } else if let Err(error) = balancer_agent::datapath::cgroup::root() {
+        Some(error.to_string())
+    } else if !Path::new("/proc/self/ns/net").exists() {
+        Some("the kernel has no network namespaces".to_owned())
+    } else {
+        None
+    };
+    let Some(missing) = missing else { return true };
+    assert!(
+        std::env::var_os(REQUIRE).is_none(),
+        "{REQUIRE} is set, but kernel tests cannot run: {missing}"
+    );
+    eprintln!("skipped: {missing}");
+    false
+}
