@@ -1,7 +1,7 @@
 //! The kernel side of the agent: loads the programs, keeps their maps, and proves that they work.
 //!
 //! Applies what the core decided and decides nothing itself. All `unsafe` of the agent is below
-//! here, in [`sys`] and [`raw`].
+//! here.
 
 pub mod bpffs;
 pub mod cgroup;
@@ -10,5 +10,8 @@ pub mod loader;
 pub mod maps;
 pub mod raw;
 pub mod reader;
+pub mod self_test;
 pub mod sys;
+pub mod trace;
+pub mod transfer;
 pub mod writer;

@@ -52,7 +52,10 @@ pub(crate) fn begin(
         Err(EEXIST) => {
             // A dial that failed before its first segment (no route, say) leaves its flow behind.
             end(cookie, Some(Reason::Redialled));
-            if maps::FLOWS.insert(cookie, flow, u64::from(BPF_NOEXIST)).is_err() {
+            if maps::FLOWS
+                .insert(cookie, flow, u64::from(BPF_NOEXIST))
+                .is_err()
+            {
                 return Err(Reason::FlowTableFull);
             }
         }
@@ -78,7 +81,9 @@ pub(crate) fn released(ctx: &SockContext) {
 /// Ends a flow. Without a `reason`, its state tells: the client closed it or gave it up.
 #[inline(always)]
 pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
-    let Some(flow) = lookup::flow(cookie) else { return };
+    let Some(flow) = lookup::flow(cookie) else {
+        return;
+    };
     if maps::FLOWS.remove(cookie).is_err() {
         // Another hook of this socket was faster and has counted it.
         return;
@@ -105,7 +110,9 @@ pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
 /// The kernel closed a socket by itself: a refusal, a reset, a time-out or an abort.
 #[inline(always)]
 pub(crate) fn failed(cookie: u64) {
-    let Some(flow) = lookup::flow(cookie) else { return };
+    let Some(flow) = lookup::flow(cookie) else {
+        return;
+    };
     let reason = if flow.state == FLOW_ESTABLISHED {
         Reason::Reset
     } else if flow.flags & FLOW_EXPIRED != 0 {

@@ -21,12 +21,20 @@ use balancer_common::{
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-pub(crate) static FRONTENDS_V4: HashMap<FrontendKeyV4, Frontend, { abi::FRONTENDS_MAX }, ON_DEMAND> =
-    HashMap::new();
+pub(crate) static FRONTENDS_V4: HashMap<
+    FrontendKeyV4,
+    Frontend,
+    { abi::FRONTENDS_MAX },
+    ON_DEMAND,
+> = HashMap::new();
 
 #[btf_map]
-pub(crate) static FRONTENDS_V6: HashMap<FrontendKeyV6, Frontend, { abi::FRONTENDS_MAX }, ON_DEMAND> =
-    HashMap::new();
+pub(crate) static FRONTENDS_V6: HashMap<
+    FrontendKeyV6,
+    Frontend,
+    { abi::FRONTENDS_MAX },
+    ON_DEMAND,
+> = HashMap::new();
 
 #[btf_map]
 pub(crate) static SERVICES: Array<Service, { abi::SERVICES_MAX }> = Array::new();

@@ -50,7 +50,11 @@ fn pick_from<const FETCH: bool>(
     family: u16,
     generation: u32,
 ) -> Result<Choice, Reason> {
-    let schedule = if family == FAMILY_V4 { bank.v4 } else { bank.v6 };
+    let schedule = if family == FAMILY_V4 {
+        bank.v4
+    } else {
+        bank.v6
+    };
     if schedule.slots == 0 || schedule.slots > SCHEDULE_SLOTS_MAX {
         return Err(Reason::NoBackend);
     }
@@ -64,11 +68,24 @@ fn pick_from<const FETCH: bool>(
     let backend = usable(id, key.service).ok_or(Reason::BackendMissing)?;
     if bank.affinity_s != 0 {
         let used_ns = context::now_ns();
-        let affinity = Affinity { used_ns, backend: id, incarnation: backend.incarnation };
+        let affinity = Affinity {
+            used_ns,
+            backend: id,
+            incarnation: backend.incarnation,
+        };
         lookup::remember_affinity(key, &affinity);
     }
-    let pick = Pick { backend: id, generation, slot, slots: schedule.slots };
-    Ok(Choice { pick, backend, reason: Reason::Picked })
+    let pick = Pick {
+        backend: id,
+        generation,
+        slot,
+        slots: schedule.slots,
+    };
+    Ok(Choice {
+        pick,
+        backend,
+        reason: Reason::Picked,
+    })
 }
 
 #[inline(always)]
@@ -82,7 +99,10 @@ fn pick_slot<const FETCH: bool>(policy: u32, schedule: &Schedule, key: &PodServi
             pick::least_loaded(cursor, context::random(), slots, |slot| {
                 let id = lookup::slot(schedule.chunk, slot)?;
                 let active = lookup::backend_active(id)?;
-                Some(Load { active, weight: lookup::backend_weight(id)? })
+                Some(Load {
+                    active,
+                    weight: lookup::backend_weight(id)?,
+                })
             })
         }
         _ => pick::slot_of_cursor(lookup::next_cursor::<FETCH>(key), slots),
@@ -108,8 +128,17 @@ fn keep_affinity(
     }
     affinity.used_ns = now_ns;
     lookup::remember_affinity(key, &affinity);
-    let pick = Pick { backend: affinity.backend, generation, slot: 0, slots: schedule.slots };
-    Some(Choice { pick, backend, reason: Reason::AffinityKept })
+    let pick = Pick {
+        backend: affinity.backend,
+        generation,
+        slot: 0,
+        slots: schedule.slots,
+    };
+    Some(Choice {
+        pick,
+        backend,
+        reason: Reason::AffinityKept,
+    })
 }
 
 /// A backend of this service that takes new connections.

@@ -3,10 +3,10 @@
 use crate::{context, flow, lookup, lookup::Counter, outcome};
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB,
-        BPF_SOCK_OPS_RETRANS_CB_FLAG, BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
-        BPF_SOCK_OPS_RTT_CB, BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
-        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB,
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
+        BPF_SOCK_OPS_RTO_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_RTT_CB,
+        BPF_SOCK_OPS_RTT_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB,
     },
     programs::SockOpsContext,
 };
@@ -52,9 +52,13 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
 #[inline(always)]
 fn begin(ctx: &SockOpsContext) {
     let cookie = context::cookie(ctx);
-    let Some(flow) = lookup::flow(cookie) else { return };
+    let Some(flow) = lookup::flow(cookie) else {
+        return;
+    };
     let _ = ctx.set_cb_flags((ctx.cb_flags() | FOLLOW) as i32);
-    let Some(service) = lookup::service(flow.service) else { return };
+    let Some(service) = lookup::service(flow.service) else {
+        return;
+    };
     let [user_timeout_ms, idle_s, interval_s, probes] = service.socket_options();
     let mut refused = false;
     if user_timeout_ms != 0 {
@@ -92,7 +96,9 @@ fn established(ctx: &SockOpsContext) {
 #[inline(always)]
 fn retransmitted(ctx: &SockOpsContext) {
     let cookie = context::cookie(ctx);
-    let Some(flow) = lookup::change_flow(cookie, |flow| flow.retransmits += 1) else { return };
+    let Some(flow) = lookup::change_flow(cookie, |flow| flow.retransmits += 1) else {
+        return;
+    };
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.add(Counter::Retransmits, 1);
     }

@@ -28,14 +28,21 @@ impl Backend {
     pub fn start(address: SocketAddr) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
-        let address = listener.local_addr().context("ask for the listening address")?;
+        let address = listener
+            .local_addr()
+            .context("ask for the listening address")?;
         let accepted = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
         let acceptor = std::thread::Builder::new().spawn({
             let (accepted, stopping) = (Arc::clone(&accepted), Arc::clone(&stopping));
             move || accept(&listener, address, &accepted, &stopping)
         })?;
-        Ok(Self { address, accepted, stopping, acceptor: Some(acceptor) })
+        Ok(Self {
+            address,
+            accepted,
+            stopping,
+            acceptor: Some(acceptor),
+        })
     }
 
     /// Where it listens.
@@ -72,11 +79,13 @@ fn accept(
         }
         let Ok(mut stream) = stream else { continue };
         accepted.fetch_add(1, Ordering::SeqCst);
-        let served = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
-            if writeln!(stream, "{address}").is_ok() {
-                let _ = stream.read(&mut [0; 64]);
-            }
-        });
+        let served = std::thread::Builder::new()
+            .stack_size(64 << 10)
+            .spawn(move || {
+                if writeln!(stream, "{address}").is_ok() {
+                    let _ = stream.read(&mut [0; 64]);
+                }
+            });
         drop(served);
     }
 }

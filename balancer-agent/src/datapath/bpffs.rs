@@ -60,7 +60,11 @@ pub enum BpffsError {
 }
 
 fn io_error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpffsError {
-    move |cause| BpffsError::Io { act, path: path.into(), cause }
+    move |cause| BpffsError::Io {
+        act,
+        path: path.into(),
+        cause,
+    }
 }
 
 /// The directory under which everything of one agent is pinned.
@@ -87,14 +91,30 @@ impl PinRoot {
     /// # Errors
     /// [`BpffsError`] names the directory and the fix.
     pub fn create(&self) -> Result<(), BpffsError> {
-        let existing = self.0.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let existing = self
+            .0
+            .ancestors()
+            .find(|path| path.exists())
+            .unwrap_or(Path::new("/"));
         if !is_bpffs(existing) {
             let mountpoint = Path::new("/sys/fs/bpf");
             if !self.0.starts_with(mountpoint) {
-                return Err(BpffsError::NotMounted { path: self.0.clone(), cause: Errno::ENOENT });
+                return Err(BpffsError::NotMounted {
+                    path: self.0.clone(),
+                    cause: Errno::ENOENT,
+                });
             }
-            mount(Some("bpf"), mountpoint, Some("bpf"), MsFlags::empty(), None::<&str>)
-                .map_err(|cause| BpffsError::NotMounted { path: self.0.clone(), cause })?;
+            mount(
+                Some("bpf"),
+                mountpoint,
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .map_err(|cause| BpffsError::NotMounted {
+                path: self.0.clone(),
+                cause,
+            })?;
             tracing::info!(mountpoint = %mountpoint.display(), "mounted bpffs");
         }
         let links = self.links();
@@ -109,7 +129,9 @@ impl PinRoot {
         let directory = File::open(&self.0).map_err(io_error("open", &self.0))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(PinLock(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(BpffsError::Locked { path: self.0.clone() }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(BpffsError::Locked {
+                path: self.0.clone(),
+            }),
             Err((_, errno)) => Err(io_error("lock", &self.0)(errno.into())),
         }
     }
@@ -131,10 +153,20 @@ impl PinRoot {
 
     /// Every layout that has maps here.
     pub fn layouts(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.0) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(&self.0) else {
+            return Vec::new();
+        };
         let mut layouts: Vec<_> = entries
             .flatten()
-            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("maps-")?.to_owned()))
+            .filter_map(|entry| {
+                Some(
+                    entry
+                        .file_name()
+                        .to_str()?
+                        .strip_prefix("maps-")?
+                        .to_owned(),
+                )
+            })
             .collect();
         layouts.sort();
         layouts
@@ -177,7 +209,14 @@ fn is_bpffs(path: &Path) -> bool {
 
 /// The name of the layout of maps made by this binary with these limits.
 pub fn layout_of(limits: &Limits) -> String {
-    let Limits { services, backends, frontends, chunks, flows, pod_services } = limits;
+    let Limits {
+        services,
+        backends,
+        frontends,
+        chunks,
+        flows,
+        pod_services,
+    } = limits;
     format!(
         "v{}-s{services}-b{backends}-f{frontends}-c{chunks}-n{flows}-p{pod_services}",
         abi::ABI_VERSION
@@ -207,9 +246,17 @@ mod tests {
     #[test]
     fn a_layout_name_tells_what_it_was_made_of() {
         let limits = Limits {
-            services: 1, backends: 2, frontends: 3, chunks: 4, flows: 5, pod_services: 6,
+            services: 1,
+            backends: 2,
+            frontends: 3,
+            chunks: 4,
+            flows: 5,
+            pod_services: 6,
         };
-        assert_eq!(parse_layout(&layout_of(&limits)), Some((abi::ABI_VERSION, limits)));
+        assert_eq!(
+            parse_layout(&layout_of(&limits)),
+            Some((abi::ABI_VERSION, limits))
+        );
         assert_eq!(parse_layout("v1"), None);
         assert_eq!(parse_layout("v1-s1-b2-f3-c4-nx-p6"), None);
     }
@@ -217,7 +264,12 @@ mod tests {
     #[test]
     fn a_directory_outside_bpffs_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let error = PinRoot::new(directory.path().join("pins")).create().unwrap_err();
-        assert!(error.to_string().contains("hint: run `mount -t bpf"), "{error}");
+        let error = PinRoot::new(directory.path().join("pins"))
+            .create()
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("hint: run `mount -t bpf"),
+            "{error}"
+        );
     }
 }

@@ -8,7 +8,9 @@ use super::{
 };
 use aya::{
     pin::PinError,
-    programs::{CgroupAttachMode, Program, ProgramError, ProgramFd, links::FdLink, links::LinkError},
+    programs::{
+        CgroupAttachMode, Program, ProgramError, ProgramFd, links::FdLink, links::LinkError,
+    },
 };
 use std::{
     fs::{self, File},
@@ -31,7 +33,10 @@ pub enum HookError {
         cause: io::Error,
     },
     /// The program cannot be attached.
-    #[error("attach `{name}`: {}; hint: `balancer-agent check` tells what is missing", chain(cause))]
+    #[error(
+        "attach `{name}`: {}; hint: `balancer-agent check` tells what is missing",
+        chain(cause)
+    )]
     Attach {
         /// The program.
         name: &'static str,
@@ -101,11 +106,16 @@ pub fn attach(
     cgroup: &Path,
 ) -> Result<Vec<(&'static str, Taken)>, HookError> {
     let id = cgroup::id(cgroup)?;
-    let directory = File::open(cgroup)
-        .map_err(|cause| HookError::Open { path: cgroup.into(), cause })?;
+    let directory = File::open(cgroup).map_err(|cause| HookError::Open {
+        path: cgroup.into(),
+        cause,
+    })?;
     let mut taken = Vec::new();
     for (name, variant) in loaded.chosen.clone() {
-        let program = loaded.ebpf.program_mut(variant).ok_or(HookError::NoProgram { name })?;
+        let program = loaded
+            .ebpf
+            .program_mut(variant)
+            .ok_or(HookError::NoProgram { name })?;
         taken.push((name, attach_one(program, name, pins, &directory, id)?));
     }
     Ok(taken)
@@ -134,11 +144,13 @@ fn attach_one(
         // destination leaves no frontend for the second.
         let link = new_link(program, name, cgroup)?;
         fs::remove_file(&pin).map_err(replace_error)?;
-        link.pin(&pin).map_err(|cause| HookError::Pin { name, cause })?;
+        link.pin(&pin)
+            .map_err(|cause| HookError::Pin { name, cause })?;
         return Ok(Taken::Moved);
     }
     let link = new_link(program, name, cgroup)?;
-    link.pin(&pin).map_err(|cause| HookError::Pin { name, cause })?;
+    link.pin(&pin)
+        .map_err(|cause| HookError::Pin { name, cause })?;
     Ok(Taken::Attached)
 }
 
@@ -160,15 +172,27 @@ fn new_link(program: &mut Program, name: &'static str, cgroup: &File) -> Result<
     match program {
         Program::CgroupSockAddr(program) => {
             let id = program.attach(cgroup, mode).map_err(attach_error)?;
-            program.take_link(id).map_err(attach_error)?.try_into().map_err(link_error)
+            program
+                .take_link(id)
+                .map_err(attach_error)?
+                .try_into()
+                .map_err(link_error)
         }
         Program::CgroupSock(program) => {
             let id = program.attach(cgroup, mode).map_err(attach_error)?;
-            program.take_link(id).map_err(attach_error)?.try_into().map_err(link_error)
+            program
+                .take_link(id)
+                .map_err(attach_error)?
+                .try_into()
+                .map_err(link_error)
         }
         Program::SockOps(program) => {
             let id = program.attach(cgroup, mode).map_err(attach_error)?;
-            program.take_link(id).map_err(attach_error)?.try_into().map_err(link_error)
+            program
+                .take_link(id)
+                .map_err(attach_error)?
+                .try_into()
+                .map_err(link_error)
         }
         _ => Err(HookError::NoProgram { name }),
     }

@@ -31,7 +31,10 @@ pub enum LoadError {
     #[error("load the kernel object: {}; hint: `balancer-agent check` tells what is missing", chain(.0))]
     Object(#[from] EbpfError),
     /// One program.
-    #[error("load program `{name}`: {}; hint: `balancer-agent check` tells what is missing", chain(cause))]
+    #[error(
+        "load program `{name}`: {}; hint: `balancer-agent check` tells what is missing",
+        chain(cause)
+    )]
     Program {
         /// The program.
         name: &'static str,
@@ -39,7 +42,9 @@ pub enum LoadError {
         cause: ProgramError,
     },
     /// A program that must be in the object is not.
-    #[error("the kernel object has no program `{name}`; hint: build again with `cargo xtask build`")]
+    #[error(
+        "the kernel object has no program `{name}`; hint: build again with `cargo xtask build`"
+    )]
     NoProgram {
         /// The program.
         name: &'static str,
@@ -93,12 +98,30 @@ const CURSOR_LOSS: &str = "two connections made at the same instant on two CPUs 
 /// Every program that is attached, in the order of attachment: first those that follow
 /// connections, then those that make them.
 pub const PROGRAMS: [ProgramSpec; 6] = [
-    ProgramSpec { name: "tcp_events", compat: None },
-    ProgramSpec { name: "socket_released", compat: None },
-    ProgramSpec { name: "getpeername4", compat: None },
-    ProgramSpec { name: "getpeername6", compat: None },
-    ProgramSpec { name: "connect4", compat: Some(("connect4_compat", CURSOR_LOSS)) },
-    ProgramSpec { name: "connect6", compat: Some(("connect6_compat", CURSOR_LOSS)) },
+    ProgramSpec {
+        name: "tcp_events",
+        compat: None,
+    },
+    ProgramSpec {
+        name: "socket_released",
+        compat: None,
+    },
+    ProgramSpec {
+        name: "getpeername4",
+        compat: None,
+    },
+    ProgramSpec {
+        name: "getpeername6",
+        compat: None,
+    },
+    ProgramSpec {
+        name: "connect4",
+        compat: Some(("connect4_compat", CURSOR_LOSS)),
+    },
+    ProgramSpec {
+        name: "connect6",
+        compat: Some(("connect6_compat", CURSOR_LOSS)),
+    },
 ];
 
 /// What loading found.
@@ -137,10 +160,16 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
         path: directory.clone(),
         cause,
     })?;
-    let mut report = LoadReport { layout, adopted, degraded: Vec::new() };
-    let has_pid =
-        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_pid_tgid)
-            .unwrap_or(false);
+    let mut report = LoadReport {
+        layout,
+        adopted,
+        degraded: Vec::new(),
+    };
+    let has_pid = is_helper_supported(
+        ProgramType::CgroupSockAddr,
+        BpfHelper::BPF_FUNC_get_current_pid_tgid,
+    )
+    .unwrap_or(false);
     if !has_pid {
         report.degraded.push(
             "traces do not name the client's process (bpf_get_current_pid_tgid is open to socket \
@@ -156,7 +185,12 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
     report.degraded.dedup();
     let mut maps = Maps::open(pins, &report.layout)?;
     claim_settings(&mut maps, &report.layout)?;
-    Ok(Loaded { ebpf, chosen, maps, report })
+    Ok(Loaded {
+        ebpf,
+        chosen,
+        maps,
+        report,
+    })
 }
 
 fn load_object(
@@ -169,7 +203,9 @@ fn load_object(
     let mut loader = EbpfLoader::new();
     // No program reads kernel structures, so that there is nothing to relocate against the
     // kernel's own type information, whose parsing would cost megabytes.
-    loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+    loader
+        .btf(None)
+        .verifier_log_level(VerifierLogLevel::DISABLE);
     loader.override_global("HAS_CURRENT_PID", &has_pid, true);
     loader.override_global(aya_log::LEVEL, &log_level, false);
     for name in map::PINNED {
@@ -205,7 +241,9 @@ fn load_program(
         Ok(()) => return Ok(spec.name),
         Err(error) => error,
     };
-    let Some((compat, loss)) = spec.compat else { return Err(first) };
+    let Some((compat, loss)) = spec.compat else {
+        return Err(first);
+    };
     // The kernel's first answer says more than the stand-in's.
     load_one(ebpf, compat).map_err(|_| first)?;
     report.degraded.push(loss.into());
@@ -213,7 +251,9 @@ fn load_program(
 }
 
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram { name })?;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or(LoadError::NoProgram { name })?;
     let loaded = match program {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
@@ -227,11 +267,17 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
 fn claim_settings(maps: &mut Maps, layout: &str) -> Result<(), LoadError> {
     let mut settings = maps.settings.get(&0, 0)?.0;
     if settings.abi_version == 0 {
-        settings = Settings { abi_version: abi::ABI_VERSION, ..Settings::default() };
+        settings = Settings {
+            abi_version: abi::ABI_VERSION,
+            ..Settings::default()
+        };
         maps.settings.set(0, Raw(settings), 0)?;
     }
     if settings.abi_version != abi::ABI_VERSION {
-        return Err(LoadError::Abi { directory: layout.into(), found: settings.abi_version });
+        return Err(LoadError::Abi {
+            directory: layout.into(),
+            found: settings.abi_version,
+        });
     }
     Ok(())
 }

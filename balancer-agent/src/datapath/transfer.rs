@@ -1,0 +1,171 @@
+//! Moves state from the maps of one layout to those of another, so that new limits cost nothing.
+//!
+//! Before the programs are switched over, everything is copied; connections that began or ended
+//! between the copy and the switch are brought up to date after it, when the old maps are still.
+
+use super::{maps::Maps, raw::Raw};
+use aya::maps::MapError;
+use balancer_common::{flow::Flow, service::SERVICE_SELF_TEST};
+use std::collections::{BTreeMap, HashMap};
+
+/// What came along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transferred {
+    /// Services.
+    pub services: usize,
+    /// Tracked connections.
+    pub flows: usize,
+    /// Records that did not fit the new limits.
+    pub left_behind: usize,
+}
+
+/// Copies everything of `old` into the empty maps `new`.
+///
+/// # Errors
+/// Whatever aya or the kernel says; what does not fit is counted instead.
+pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
+    let mut done = Transferred::default();
+    for id in 0..old.limits.chunks.min(new.limits.chunks) {
+        let chunk = old.slots.get(&id, 0)?;
+        if chunk.0 != bytemuck::Zeroable::zeroed() {
+            new.slots.set(id, chunk, 0)?;
+        }
+    }
+    for id in 1..old.limits.backends.min(new.limits.backends) {
+        let record = old.backends.get(&id, 0)?;
+        if record.0.state != 0 {
+            new.backend_stats
+                .set(id, old.backend_stats.get(&id, 0)?, 0)?;
+            new.backends.set(id, record, 0)?;
+        }
+    }
+    for entry in old.service_names.iter() {
+        let (id, name) = entry?;
+        let record = old.services.get(&id.0, 0)?;
+        if !fits(&record.0, id.0, new, old)? {
+            done.left_behind += 1;
+            continue;
+        }
+        new.service_names.insert(id, name, 0)?;
+        new.cursors.set(id.0, old.cursors.get(&id.0, 0)?, 0)?;
+        new.service_stats
+            .set(id.0, old.service_stats.get(&id.0, 0)?, 0)?;
+        new.services.set(id.0, record, 0)?;
+        done.services += 1;
+    }
+    copy_frontends(old, new, &mut done)?;
+    done.left_behind += copy_entries(&old.pod_cursors, &mut new.pod_cursors)?;
+    done.left_behind += copy_entries(&old.affinities, &mut new.affinities)?;
+    let flows = old.flows.iter().count();
+    let lost = copy_entries(&old.flows, &mut new.flows)?;
+    done.flows = flows.saturating_sub(lost);
+    done.left_behind += lost;
+    Ok(done)
+}
+
+/// Whether a service and all that it points to lie within the new limits.
+fn fits(
+    record: &balancer_common::service::Service,
+    id: u32,
+    new: &Maps,
+    old: &Maps,
+) -> Result<bool, MapError> {
+    let bank = record.bank();
+    let chunks_end = new.limits.chunks - 1;
+    for schedule in [bank.v4, bank.v6] {
+        let chunks = schedule
+            .slots
+            .div_ceil(balancer_common::service::CHUNK_SLOTS as u32);
+        let in_reach = old
+            .read_schedule(schedule)?
+            .iter()
+            .all(|id| *id < new.limits.backends);
+        if schedule.chunk + chunks > chunks_end || !in_reach {
+            return Ok(false);
+        }
+    }
+    Ok(id < new.limits.services && id != SERVICE_SELF_TEST)
+}
+
+fn copy_frontends(old: &Maps, new: &mut Maps, done: &mut Transferred) -> Result<(), MapError> {
+    for entry in old.frontends_v4.iter() {
+        let (key, frontend) = entry?;
+        if is_named(new, frontend.0.service) && new.frontends_v4.insert(key, frontend, 0).is_err() {
+            done.left_behind += 1;
+        }
+    }
+    for entry in old.frontends_v6.iter() {
+        let (key, frontend) = entry?;
+        if is_named(new, frontend.0.service) && new.frontends_v6.insert(key, frontend, 0).is_err() {
+            done.left_behind += 1;
+        }
+    }
+    Ok(())
+}
+
+fn is_named(maps: &Maps, service: u32) -> bool {
+    maps.service_names.get(&Raw(service), 0).is_ok()
+}
+
+/// Copies a hash map; returns how many entries did not fit.
+fn copy_entries<K, V>(
+    old: &super::maps::Hash<K, V>,
+    new: &mut super::maps::Hash<K, V>,
+) -> Result<usize, MapError>
+where
+    K: bytemuck::Pod,
+    V: bytemuck::Pod,
+{
+    let mut lost = 0;
+    for entry in old.iter() {
+        let (key, value) = entry?;
+        if new.insert(key, value, 0).is_err() {
+            lost += 1;
+        }
+    }
+    Ok(lost)
+}
+
+/// After the switch: brings flows that began or ended meanwhile up to date. `copied` is what
+/// [`copy`] saw. The counters of a backend are corrected only where they must be.
+///
+/// # Errors
+/// Whatever aya or the kernel says.
+pub fn catch_up(
+    old: &Maps,
+    new: &mut Maps,
+    copied: &BTreeMap<u64, Flow>,
+) -> Result<usize, MapError> {
+    let still = old.read_flows()?;
+    let mut active: HashMap<u32, i64> = HashMap::new();
+    for (cookie, flow) in copied
+        .iter()
+        .filter(|(cookie, _)| !still.contains_key(cookie))
+    {
+        if new.flows.remove(&Raw(*cookie)).is_ok() {
+            *active.entry(flow.backend).or_default() -= 1;
+        }
+    }
+    for (cookie, flow) in &still {
+        match copied.get(cookie) {
+            None => {
+                // BPF_NOEXIST: a newer record of the same socket is the better one.
+                if new.flows.insert(Raw(*cookie), Raw(*flow), 1).is_ok() {
+                    *active.entry(flow.backend).or_default() += 1;
+                }
+            }
+            Some(before) if before.state != flow.state => {
+                // BPF_EXIST: only while the connection lives.
+                let _ = new.flows.insert(Raw(*cookie), Raw(*flow), 2);
+            }
+            Some(_) => {}
+        }
+    }
+    let corrections = active.len();
+    for (backend, change) in active {
+        let mut stats = new.backend_stats.get(&backend, 0)?.0;
+        stats.active = stats.active.saturating_add_signed(change);
+        new.backend_stats.set(backend, Raw(stats), 0)?;
+    }
+    Ok(corrections)
+}
