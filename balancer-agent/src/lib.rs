@@ -1,4 +1,5 @@
 //! The node agent of balancer, as a library: pure core, sources, datapath, and command line.
 
+pub mod admin;
 pub mod core;
 pub mod datapath;

@@ -1,0 +1,138 @@
+//! The admin socket: how commands ask a running agent. One JSON request line, JSON lines back.
+
+pub mod client;
+pub mod server;
+
+use crate::datapath::self_test::SelfTest;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Where the socket and other run-time files are unless the user says otherwise.
+pub const RUNTIME_DIR: &str = "/run/balancer";
+
+/// The socket in a runtime directory.
+pub fn socket_path(runtime: &Path) -> PathBuf {
+    runtime.join("admin.sock")
+}
+
+/// What a command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// The agent's own view: [`Answer::Status`].
+    Status,
+    /// Reads the configuration file again: [`Answer::Reloaded`] or [`Answer::Failed`].
+    Reload,
+    /// Live decisions, an [`Answer::Trace`] each, until the client hangs up.
+    Trace,
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "kebab-case")]
+pub enum Answer {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Reload`].
+    Reloaded {
+        /// Whether the file's content was new.
+        changed: bool,
+    },
+    /// To [`Request::Trace`]: the bytes of a [`balancer_common::trace::TraceEvent`].
+    Trace {
+        /// The event, as the kernel wrote it.
+        event: Vec<u8>,
+    },
+    /// The request could not be met.
+    Failed {
+        /// Why, and what to do.
+        error: String,
+    },
+}
+
+/// The agent's own view of itself and of what it wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the binary.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The configuration file.
+    pub config: ConfigStatus,
+    /// What the programs run on.
+    pub datapath: DatapathStatus,
+    /// The latest self-test.
+    pub self_test: SelfTest,
+    /// What the core wants, as its report says.
+    pub desired: serde_json::Value,
+    /// What is wrong with what is wanted (conflicts, limits); empty when all is well.
+    pub problems: Vec<String>,
+    /// Where the kernel's maps differ from what is wanted; empty when all is well.
+    pub differences: Vec<String>,
+    /// Each DNS lookup's health.
+    pub dns: serde_json::Value,
+    /// Work done.
+    pub work: WorkStatus,
+}
+
+/// The state of the configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Its path.
+    pub path: PathBuf,
+    /// Why its present content is refused; the last good content is in force.
+    pub rejected: Option<String>,
+    /// Contents that were refused since the start.
+    pub rejections: u64,
+    /// Settings that differ from those in force until the agent is started again.
+    pub restart_needed: Vec<String>,
+}
+
+/// What the programs run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatapathStatus {
+    /// The pin directory.
+    pub pin_root: PathBuf,
+    /// The cgroup that is balanced.
+    pub cgroup: PathBuf,
+    /// The layout of the maps.
+    pub layout: String,
+    /// What was found at the start: fresh, adopted, migrated.
+    pub origin: String,
+    /// Features that this kernel lacks, and what is lost by that.
+    pub degraded: Vec<String>,
+    /// Hooks that had to be attached again since the start.
+    pub hooks_repaired: u64,
+}
+
+/// Work done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkStatus {
+    /// Changes of services applied.
+    pub changes: u64,
+    /// Map writes.
+    pub writes: u64,
+    /// Map writes that the kernel refused; each is tried again.
+    pub write_failures: u64,
+    /// Time from the latest event to its last map write, in microseconds.
+    pub latest_change_us: u64,
+}
+
+/// Whether a status is healthy: the hooks work, and the kernel holds what is wanted.
+impl Status {
+    /// Everything that makes it unhealthy.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        if !self.self_test.passed {
+            complaints.push(format!("the self-test failed: {}", self.self_test.detail));
+        }
+        if let Some(error) = &self.config.rejected {
+            complaints.push(format!("the configuration file is refused: {error}"));
+        }
+        complaints.extend(self.problems.iter().cloned());
+        complaints.extend(self.differences.iter().cloned());
+        complaints
+    }
+}
