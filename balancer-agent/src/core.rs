@@ -2,6 +2,10 @@
 //!
 //! Sources send [`event::Event`]s in, the datapath carries [`write::Write`]s out.
 
+pub mod allocation;
 pub mod event;
+pub mod maglev;
 pub mod model;
+pub mod problem;
+pub mod schedule;
 pub mod write;
