@@ -22,8 +22,10 @@ pub fn table(candidates: &[Candidate]) -> Option<Vec<u32>> {
         return Some((0..count).collect());
     }
     let weight_max = candidates.iter().map(|c| c.weight.max(1)).max()?;
-    let mut walks: Vec<Walk> =
-        (0..).zip(candidates).map(|(index, c)| Walk::new(index, c, size)).collect();
+    let mut walks: Vec<Walk> = (0..)
+        .zip(candidates)
+        .map(|(index, c)| Walk::new(index, c, size))
+        .collect();
     let mut slots = vec![u32::MAX; size as usize];
     let mut left = size;
     let mut round: u64 = 0;
@@ -36,7 +38,9 @@ pub fn table(candidates: &[Candidate]) -> Option<Vec<u32>> {
                 continue;
             }
             walk.due += u64::from(weight_max);
-            let Some(slot) = walk.take(&slots) else { continue };
+            let Some(slot) = walk.take(&slots) else {
+                continue;
+            };
             slots[slot] = walk.index;
             left -= 1;
         }
@@ -48,7 +52,13 @@ pub fn table(candidates: &[Candidate]) -> Option<Vec<u32>> {
 fn size_for(backends: u32) -> Option<u32> {
     let wanted = u64::from(backends) * u64::from(SLOTS_PER_BACKEND_MIN);
     let last = SIZES.last().copied().filter(|last| backends <= *last)?;
-    Some(SIZES.iter().copied().find(|size| u64::from(*size) >= wanted).unwrap_or(last))
+    Some(
+        SIZES
+            .iter()
+            .copied()
+            .find(|size| u64::from(*size) >= wanted)
+            .unwrap_or(last),
+    )
 }
 
 /// One backend's way through the slots: its permutation of them.
@@ -70,7 +80,10 @@ impl Walk {
             IpAddr::V6(v6) => v6.octets(),
         };
         let address = u128::from_be_bytes(octets);
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves are what is wanted")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the two halves are what is wanted"
+        )]
         let (high, low) = ((address >> 64) as u64, address as u64);
         let offset_hash = mix(mix(mix(high) ^ low) ^ u64::from(candidate.address.port()));
         let skip_hash = mix(!offset_hash);
@@ -78,7 +91,14 @@ impl Walk {
         let next = below(offset_hash, size);
         let skip = below(skip_hash, size - 1) + 1;
         let weight = candidate.weight.max(1);
-        Self { index, weight: u64::from(weight), due: u64::from(weight), next, skip, size }
+        Self {
+            index,
+            weight: u64::from(weight),
+            due: u64::from(weight),
+            next,
+            skip,
+            size,
+        }
     }
 
     /// The next slot of the permutation that is free; none only if the table is full.
