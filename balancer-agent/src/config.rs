@@ -128,6 +128,6 @@ fn version(node: &Node<'_>) -> Result<(), Cause> {
     match node.value {
         Value::Integer(version) if version == i64::from(CONFIG_VERSION) => Ok(()),
         Value::Integer(version) => Err(Cause::Version { version }),
-        _ => Err(Cause::Kind { expected: "`1`", found: node.found() }),
+        _ => Err(Cause::Kind { expected: "`1` without quotes", found: node.found() }),
     }
 }

@@ -13,6 +13,15 @@ pub enum Cause {
         /// The parser's words.
         message: String,
     },
+    /// A second YAML document.
+    #[error("a second document begins here; a configuration is one")]
+    SecondDocument,
+    /// A merge key, which YAML 1.2 does not have.
+    #[error("merge keys (`<<`) are not read")]
+    MergeKey,
+    /// An alias inside its own anchor.
+    #[error("the alias stands inside what it refers to")]
+    AliasLoop,
     /// Nothing in it.
     #[error("the document is empty")]
     Empty,
@@ -76,10 +85,10 @@ pub enum Cause {
         of: u32,
     },
     /// A word that is none of a set.
-    #[error("`{word}` is none of: {known}")]
+    #[error("{found} is none of: {known}")]
     Word {
-        /// The word.
-        word: String,
+        /// What stands there.
+        found: String,
         /// The set.
         known: String,
     },
@@ -130,6 +139,12 @@ pub enum Cause {
     /// A host name where an address belongs.
     #[error("`{text}` is a host name, not an IP address")]
     AddressName {
+        /// The text.
+        text: String,
+    },
+    /// A name where a DNS server's address belongs.
+    #[error("`{text}` is no IP address, with which a DNS server is reached before names resolve")]
+    ServerName {
         /// The text.
         text: String,
     },
@@ -271,6 +286,9 @@ impl Cause {
             Self::Empty => {
                 "begin with `version: 1`; `balancer-agent config --example` prints a whole file".into()
             }
+            Self::SecondDocument => "remove the `---`, or what follows it".into(),
+            Self::MergeKey => "write the keys out, or set them for all services in `defaults`".into(),
+            Self::AliasLoop => "write the value out".into(),
             Self::Syntax { .. } => "see `balancer-agent config --example` for a file that is right".into(),
             Self::Kind { expected, .. } => format!("write {expected}"),
             Self::UnknownKey { similar: Some(similar), .. } => format!("did you mean `{similar}`?"),
@@ -296,6 +314,7 @@ impl Cause {
             Self::AddressName { .. } => {
                 "write `{dns: NAME, port: PORT}` to have a name resolved".into()
             }
+            Self::ServerName { .. } => "write it as `10.96.0.10` or `10.96.0.10:53`".into(),
             Self::PortZero => "choose a port from 1 to 65535".into(),
             Self::AddressKind { .. } => "write the address of one host, or a virtual address".into(),
             Self::AddressMapped { plain, .. } => {
@@ -303,6 +322,7 @@ impl Cause {
             }
             Self::AddressZone { .. } => "use an address of global or unique-local scope".into(),
             Self::DnsName { .. } => "write a name such as `payments.internal`".into(),
+            Self::OneOf { found: 0, .. } => "add one of them".into(),
             Self::OneOf { .. } => "keep one of them; write a second list item for another".into(),
             Self::Clash { fix, .. } => (*fix).into(),
             Self::Name(_) => "choose a name of printable characters, such as `shop/payments`".into(),

@@ -46,9 +46,8 @@ pub(super) fn word<T: Copy>(
     set: &[T],
     name: impl Fn(T) -> &'static str,
 ) -> Result<T, Cause> {
-    let written = node.text().ok_or_else(|| kind("one word", node))?;
-    set.iter().copied().find(|item| name(*item) == written).ok_or_else(|| Cause::Word {
-        word: excerpt(written),
+    set.iter().copied().find(|item| node.text() == Some(name(*item))).ok_or_else(|| Cause::Word {
+        found: node.found(),
         known: set.iter().map(|item| name(*item)).collect::<Vec<_>>().join(", "),
     })
 }
@@ -168,7 +167,10 @@ fn reachable(address: IpAddr) -> Result<(), Cause> {
 pub(super) fn dns_server(node: &Node<'_>) -> Result<SocketAddr, Cause> {
     match node.text().and_then(|text| text.parse::<IpAddr>().ok()) {
         Some(address) => reachable(address).map(|()| SocketAddr::new(address, DNS_PORT)),
-        None => endpoint_address(node),
+        None => endpoint_address(node).map_err(|cause| match cause {
+            Cause::AddressName { text } => Cause::ServerName { text },
+            other => other,
+        }),
     }
 }
 

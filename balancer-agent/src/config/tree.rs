@@ -9,7 +9,7 @@ use super::{
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{
-    DefaultMessageFormatter, DuplicateKeyPolicy, MergeKeyPolicy, MessageFormatter, Options, Spanned,
+    DefaultMessageFormatter, DuplicateKeyPolicy, Error, MergeKeyPolicy, MessageFormatter, Options, Spanned,
 };
 use std::{borrow::Cow, fmt};
 
@@ -64,8 +64,15 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Problem> {
     }
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let at = error.location().map_or(Position::default(), Position::from);
-        let message = DefaultMessageFormatter.format_message(error.without_snippet()).into_owned();
-        Problem { at, path: String::new(), cause: Cause::Syntax { message } }
+        let cause = match error.without_snippet() {
+            Error::MultipleDocuments { .. } => Cause::SecondDocument,
+            Error::MergeKeyNotAllowed { .. } => Cause::MergeKey,
+            Error::RecursiveReferencesRequireWeakTypes { .. } => Cause::AliasLoop,
+            other => Cause::Syntax {
+                message: DefaultMessageFormatter.format_message(other).into_owned(),
+            },
+        };
+        Problem { at, path: String::new(), cause }
     })
 }
 
