@@ -1,5 +1,6 @@
 //! The node agent of balancer, as a library: pure core, sources, datapath, and command line.
 
 pub mod admin;
+pub mod config;
 pub mod core;
 pub mod datapath;

@@ -1,0 +1,157 @@
+//! How a service treats its connections: the keys that `defaults` and each service share.
+
+use super::{
+    cause::Cause,
+    error::{KeyPath, Problems},
+    mapping::Mapping,
+    scalar,
+    tree::Node,
+};
+use crate::core::model::{Keepalive, Policy};
+use std::num::NonZeroU32;
+
+/// Keys of `defaults`, which services have too.
+pub(super) const BEHAVIOUR_KEYS: &[&str] =
+    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "tracking"];
+/// Keys of `keepalive`.
+pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
+
+/// What Kubernetes takes for `sessionAffinity: ClientIP` without a timeout.
+const AFFINITY_CLIENT_S: u32 = 10_800;
+/// Longest affinity, as in Kubernetes.
+const AFFINITY_S_MAX: u32 = 86_400;
+/// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of the kernel's include/net/tcp.h.
+const KEEPALIVE_S_MAX: u32 = 32_767;
+/// `MAX_TCP_KEEPCNT` of the kernel's include/net/tcp.h.
+const KEEPALIVE_PROBES_MAX: u32 = 127;
+/// `do_tcp_setsockopt` of the kernel's net/ipv4/tcp.c takes the timeout as an `int` of milliseconds.
+const USER_TIMEOUT_MS_MAX: u32 = i32::MAX as u32;
+
+/// How a service treats its connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Behaviour {
+    /// How a backend is picked.
+    pub(super) policy: Policy,
+    /// Session affinity in seconds.
+    pub(super) affinity_s: Option<NonZeroU32>,
+    /// `TCP_USER_TIMEOUT` in milliseconds.
+    pub(super) user_timeout_ms: Option<NonZeroU32>,
+    /// TCP keepalive.
+    pub(super) keepalive: Option<Keepalive>,
+    /// Whether connections are tracked.
+    pub(super) tracked: bool,
+}
+
+// === impl Behaviour ===
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            affinity_s: None,
+            user_timeout_ms: None,
+            keepalive: None,
+            tracked: true,
+        }
+    }
+}
+
+impl Behaviour {
+    /// Reads the keys that `map` has; those that it has not are as in `base`.
+    pub(super) fn read(map: &Mapping<'_>, base: Self, problems: &mut Problems) -> Self {
+        let behaviour = Self {
+            policy: map
+                .read("policy", problems, |node| scalar::word(node, &Policy::ALL, Policy::name))
+                .unwrap_or(base.policy),
+            affinity_s: map
+                .read("session-affinity", problems, affinity)
+                .unwrap_or(base.affinity_s),
+            user_timeout_ms: map
+                .read("tcp-user-timeout", problems, user_timeout)
+                .unwrap_or(base.user_timeout_ms),
+            keepalive: keepalive(map, problems).unwrap_or(base.keepalive),
+            tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
+        };
+        // A service that sets neither key inherits the clash, which is told once, where it stands.
+        let (key, set) = match map.get("tracking") {
+            Some(node) => ("tracking", Some(node)),
+            None => ("policy", map.get("policy")),
+        };
+        if let Some(node) = set
+            && behaviour.policy == Policy::LeastConnection
+            && !behaviour.tracked
+        {
+            problems.add(node.at, map.path.key(key), Cause::UntrackedCounts);
+        }
+        behaviour
+    }
+}
+
+fn is_off(node: &Node<'_>) -> bool {
+    node.text() == Some("off")
+}
+
+/// Zero is below every range here, so that the number is there.
+fn some(number: u32) -> Option<NonZeroU32> {
+    NonZeroU32::new(number)
+}
+
+fn affinity(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
+    if is_off(node) {
+        return Ok(None);
+    }
+    if node.text() == Some("client") {
+        return Ok(some(AFFINITY_CLIENT_S));
+    }
+    expect_duration_or("a duration such as `3h`, `client`, or `off`", node)?;
+    scalar::seconds(node, 1..=AFFINITY_S_MAX).map(some)
+}
+
+fn user_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
+    if is_off(node) {
+        return Ok(None);
+    }
+    expect_duration_or("a duration such as `20s`, or `off`", node)?;
+    scalar::milliseconds(node, 1..=USER_TIMEOUT_MS_MAX).map(some)
+}
+
+/// Refuses what is neither text nor number with all that may stand there.
+fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cause> {
+    use super::tree::Value;
+    match node.value {
+        Value::Text(_) | Value::Integer(_) | Value::Float(_) => Ok(()),
+        _ => Err(Cause::Kind { expected, found: node.found() }),
+    }
+}
+
+fn keepalive(map: &Mapping<'_>, problems: &mut Problems) -> Option<Option<Keepalive>> {
+    let node = map.get("keepalive")?;
+    let path = map.path.key("keepalive");
+    if is_off(node) {
+        return Some(None);
+    }
+    if !matches!(node.value, super::tree::Value::Map(_)) {
+        let expected = "`off`, or `{idle: 10s, interval: 5s, probes: 3}`";
+        problems.add(node.at, path, Cause::Kind { expected, found: node.found() });
+        return None;
+    }
+    Some(keepalive_settings(node, path, problems))
+}
+
+fn keepalive_settings(
+    node: &Node<'_>,
+    path: KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<Keepalive> {
+    let map = Mapping::open(node, path, KEEPALIVE_KEYS, problems)?;
+    let time = |node: &Node<'_>| scalar::seconds(node, 1..=KEEPALIVE_S_MAX);
+    let probes = |node: &Node<'_>| scalar::number(node, 1..=KEEPALIVE_PROBES_MAX);
+    let idle_s = map.require("idle", "idle: 10s", problems, time);
+    let interval_s = map.require("interval", "interval: 5s", problems, time);
+    let probes = map.require("probes", "probes: 3", problems, probes);
+    Some(Keepalive {
+        idle_s: idle_s.and_then(some)?,
+        interval_s: interval_s.and_then(some)?,
+        probes: probes.and_then(some)?,
+    })
+}
