@@ -7,6 +7,7 @@ pub mod bpffs;
 pub mod cgroup;
 pub mod hooks;
 pub mod loader;
+pub mod log;
 pub mod maps;
 pub mod raw;
 pub mod reader;

@@ -3,4 +3,5 @@
 pub mod admin;
 pub mod config;
 pub mod core;
+pub mod daemon;
 pub mod datapath;

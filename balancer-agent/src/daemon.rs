@@ -1,0 +1,296 @@
+//! The daemon: sources in, core in the middle, maps out; and everything that must go on meanwhile.
+
+mod engine;
+mod log_forwarding;
+mod signals;
+mod startup;
+
+use self::{engine::Engine, signals::Signals, startup::Started};
+use crate::{
+    admin::{
+        self, Answer, ConfigStatus, Request, Status,
+        server::{Call, Server},
+    },
+    config::Config,
+    core::event::{Event, Source},
+    datapath::{
+        bpffs::PinRoot,
+        hooks,
+        self_test::{self, SelfTest},
+    },
+    sources::{
+        dns::{DnsHealth, DnsSource, Wanted},
+        file::{FileHandle, FileSource, FileUpdate},
+    },
+};
+use anyhow::{Context, bail};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Events that wait for the core at most; sources wait beyond that.
+const EVENTS_MAX: usize = 1_024;
+/// Calls of commands that wait at most.
+const CALLS_MAX: usize = 16;
+/// How often idle backends that are gone are looked for, and failed writes are tried again.
+const SWEEP: Duration = Duration::from_secs(5);
+/// How often the hooks are looked after.
+const HOOK_CHECK: Duration = Duration::from_secs(30);
+
+/// What the command line decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Where programs and maps are pinned.
+    pub pins: PinRoot,
+    /// The cgroup whose connections are balanced.
+    pub cgroup: PathBuf,
+    /// Where the admin socket is.
+    pub runtime: PathBuf,
+}
+
+struct Daemon {
+    options: Options,
+    started_at: Instant,
+    started: Started,
+    engine: Engine,
+    self_test: SelfTest,
+    config_status: ConfigStatus,
+    file: FileHandle,
+    wanted: watch::Sender<Wanted>,
+    dns_health: DnsHealth,
+    hooks_repaired: u64,
+    reload_replies: Vec<oneshot::Sender<Answer>>,
+}
+
+/// Runs until SIGTERM or SIGINT. Programs and maps stay when it ends, however it ends.
+///
+/// # Errors
+/// What kept it from starting, with cause and hint. After that nothing stops it.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("listen for signals")?;
+    let (source, file) = FileSource::new(&options.config)?;
+    let (updates, mut file_updates) = mpsc::channel(1);
+    tokio::spawn(source.run(updates));
+    let config = first_config(&mut file_updates).await?;
+    startup::lift_memlock_limit();
+    let started = startup::start(&options, &config)?;
+    let socket = admin::socket_path(&options.runtime);
+    let server = Server::bind(&socket, options.pins.clone());
+    let dns = DnsSource::default();
+    let dns_health = dns.health();
+    let (wanted, wanted_receiver) = watch::channel(Wanted::default());
+    let (events, mut dns_events) = mpsc::channel(EVENTS_MAX);
+    tokio::spawn(dns.run(wanted_receiver, events));
+
+    let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
+    daemon.adopt(config);
+    daemon.await_first_answers(&mut dns_events).await;
+    daemon.take_over().await?;
+    let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
+    tokio::spawn(server.await?.serve(calls));
+    tracing::info!(self_test = daemon.self_test.passed, "ready");
+
+    let mut sweep = tokio::time::interval(SWEEP);
+    let mut hook_check = tokio::time::interval(HOOK_CHECK);
+    hook_check.reset();
+    loop {
+        tokio::select! {
+            Some(update) = file_updates.recv() => daemon.file_changed(update),
+            Some(event) = dns_events.recv() => daemon.observe(event, &mut dns_events),
+            Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
+            _ = sweep.tick() => daemon.engine.sweep(),
+            _ = hook_check.tick() => daemon.check_hooks().await,
+            signal = signals.next() => match signal {
+                signals::Signal::Reload => daemon.file.reload(),
+                signals::Signal::Stop(name) => {
+                    tracing::info!(signal = name, "stopping; what is pinned goes on balancing");
+                    return Ok(());
+                }
+            },
+        }
+    }
+}
+
+async fn first_config(updates: &mut mpsc::Receiver<FileUpdate>) -> anyhow::Result<Arc<Config>> {
+    match updates.recv().await {
+        Some(FileUpdate::Loaded { config, .. }) => Ok(config),
+        Some(FileUpdate::Rejected(error)) => bail!("{error}"),
+        Some(FileUpdate::Unchanged) | None => bail!("the configuration was not read"),
+    }
+}
+
+impl Daemon {
+    fn new(
+        options: Options,
+        mut started: Started,
+        config: &Config,
+        file: FileHandle,
+        wanted: watch::Sender<Wanted>,
+        dns_health: DnsHealth,
+    ) -> anyhow::Result<Self> {
+        let maps = started.take_maps()?;
+        let engine = Engine::new(maps, config)?;
+        let config_status = ConfigStatus { path: options.config.clone(), ..ConfigStatus::default() };
+        Ok(Self {
+            options,
+            started_at: Instant::now(),
+            started,
+            engine,
+            self_test: SelfTest {
+                passed: false,
+                detail: "it has not run yet".into(),
+                hint: None,
+            },
+            config_status,
+            file,
+            wanted,
+            dns_health,
+            hooks_repaired: 0,
+            reload_replies: Vec::new(),
+        })
+    }
+
+    /// Applies a configuration: its services go to the core, its lookups to the DNS source.
+    fn adopt(&mut self, config: Arc<Config>) {
+        let at = Instant::now();
+        let services = config.services.clone();
+        self.engine.observe(Event::Snapshot { source: Source::File, services });
+        let lookups = self.engine.core.lookups().cloned().collect();
+        let wanted = Wanted { settings: config.dns.clone(), lookups };
+        self.wanted.send_if_modified(|now| {
+            let differs = *now != wanted;
+            *now = wanted;
+            differs
+        });
+        self.engine.settle(at);
+    }
+
+    /// Maps of another ABI version cannot be read: before they are left behind, DNS gets a moment
+    /// to answer, so that no service is unbalanced in between.
+    async fn await_first_answers(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let deadline = tokio::time::Instant::now() + startup::ANSWERS_PATIENCE;
+        while self.started.awaits_answers() && self.engine.core.waits() {
+            match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(Some(event)) => self.observe(event, events),
+                Ok(None) | Err(_) => {
+                    tracing::warn!("some DNS names have no answer yet; going on without them");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Attaches the programs, or replaces those that run, and proves that they work.
+    async fn take_over(&mut self) -> anyhow::Result<()> {
+        self.started.attach(&self.options, &mut self.engine.maps)?;
+        self.self_test = self_test::run(&mut self.engine.maps, &self.options.cgroup).await;
+        if self.self_test.passed {
+            tracing::info!(detail = self.self_test.detail, "self-test passed");
+        } else {
+            let SelfTest { detail, hint, .. } = &self.self_test;
+            tracing::error!(detail, hint, "self-test failed: the node is not balanced as it should");
+        }
+        Ok(())
+    }
+
+    fn file_changed(&mut self, update: FileUpdate) {
+        self.config_status.rejections = self.file.rejected();
+        let answer = match update {
+            FileUpdate::Loaded { config, restart_needed } => {
+                self.config_status.rejected = None;
+                self.config_status.restart_needed =
+                    restart_needed.iter().map(|key| (*key).to_owned()).collect();
+                if !restart_needed.is_empty() {
+                    tracing::warn!(keys = restart_needed.join(", "), "in force after a restart");
+                }
+                tracing::info!(services = config.services.len(), "configuration applied");
+                self.adopt(config);
+                Answer::Reloaded { changed: true }
+            }
+            FileUpdate::Unchanged => Answer::Reloaded { changed: false },
+            FileUpdate::Rejected(error) => {
+                tracing::error!(%error, "configuration refused; the last good one stays in force");
+                self.config_status.rejected = Some(error.to_string());
+                Answer::Failed { error: error.to_string() }
+            }
+        };
+        for reply in self.reload_replies.drain(..) {
+            // Whoever asked may have gone away.
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    /// Takes in an event and all that wait behind it, then plans once.
+    fn observe(&mut self, event: Event, more: &mut mpsc::Receiver<Event>) {
+        let at = Instant::now();
+        self.engine.observe(event);
+        for _ in 0..EVENTS_MAX {
+            match more.try_recv() {
+                Ok(event) => self.engine.observe(event),
+                Err(_) => break,
+            }
+        }
+        self.engine.settle(at);
+    }
+
+    fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        let answer = match request {
+            Request::Status => self.status(),
+            Request::Reload => {
+                self.reload_replies.push(reply);
+                self.file.reload();
+                return;
+            }
+            Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn status(&self) -> Answer {
+        let mut datapath = self.started.status(&self.options);
+        datapath.hooks_repaired = self.hooks_repaired;
+        let dns = serde_json::to_value(self.dns_health.snapshot());
+        let desired = serde_json::to_value(self.engine.core.report());
+        let (Ok(dns), Ok(desired)) = (dns, desired) else {
+            return Answer::Failed { error: "the status cannot be written as JSON".into() };
+        };
+        Answer::Status(Box::new(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started_at.elapsed().as_secs(),
+            config: self.config_status.clone(),
+            datapath,
+            self_test: self.self_test.clone(),
+            desired,
+            problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
+            differences: self.engine.differences(),
+            dns,
+            work: self.engine.work(),
+        }))
+    }
+
+    /// Attaches again what somebody else took away, and tests it.
+    async fn check_hooks(&mut self) {
+        let missing: Vec<_> = hooks::HOOKS
+            .iter()
+            .filter(|(name, _)| !matches!(hooks::link_info(&self.options.pins, name), Ok(Some(info)) if info.cgroup_id != 0))
+            .map(|(name, _)| *name)
+            .collect();
+        if missing.is_empty() && self.self_test.passed {
+            return;
+        }
+        if !missing.is_empty() {
+            tracing::error!(hooks = missing.join(", "), "hooks are gone; attaching them again");
+            self.hooks_repaired += missing.len() as u64;
+        }
+        if let Err(error) = self.take_over().await {
+            tracing::error!("{error:#}");
+            self.self_test = SelfTest { passed: false, detail: format!("{error:#}"), hint: None };
+        }
+    }
+}

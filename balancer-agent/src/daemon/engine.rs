@@ -1,0 +1,113 @@
+//! The core and the maps together: every event ends in the writes that it calls for.
+
+use crate::{
+    admin::WorkStatus,
+    config::Config,
+    core::{
+        Core,
+        event::{Event, Source},
+        plan::Change,
+    },
+    datapath::maps::Maps,
+};
+use anyhow::Context;
+use std::time::Instant;
+
+pub(super) struct Engine {
+    pub(super) core: Core,
+    pub(super) maps: Maps,
+    write_failures: u64,
+    latest_change_us: u64,
+    /// The last refusal of the kernel, so that it is logged once.
+    failing: Option<String>,
+}
+
+impl Engine {
+    /// Takes over what the maps hold.
+    pub(super) fn new(maps: Maps, config: &Config) -> anyhow::Result<Self> {
+        let mut limits = maps.limits;
+        // The last chunk is the self-test's.
+        limits.chunks -= 1;
+        let mut core = Core::new(limits, config.node_rank, [Source::File]);
+        core.adopt(&maps.read_state().context("read the kernel's maps")?);
+        Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, failing: None })
+    }
+
+    pub(super) fn observe(&mut self, event: Event) {
+        self.core.observe(event);
+    }
+
+    /// Plans and applies until the kernel is as desired. `at` is when the cause was observed.
+    pub(super) fn settle(&mut self, at: Instant) {
+        let mut changed = false;
+        while let Some(change) = self.core.plan() {
+            self.apply(change);
+            changed = true;
+        }
+        if changed {
+            self.latest_change_us = u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        }
+    }
+
+    fn apply(&mut self, change: Change) {
+        let mut landed = 0;
+        for write in &change.writes {
+            if let Err(error) = self.maps.write(write) {
+                self.write_failures += 1;
+                self.report_failure(error.to_string());
+                break;
+            }
+            landed += 1;
+        }
+        if landed == change.writes.len() {
+            if self.failing.take().is_some() {
+                tracing::info!("map writes work again");
+            }
+            if let Some(service) = &change.service {
+                tracing::debug!(%service, kind = ?change.kind, writes = landed, "applied");
+            }
+        }
+        self.core.applied(change, landed);
+    }
+
+    fn report_failure(&mut self, error: String) {
+        if self.failing.as_ref() != Some(&error) {
+            tracing::error!(error, "a map write failed; it will be tried again");
+            self.failing = Some(error);
+        }
+    }
+
+    /// Frees the ids of backends that are gone and idle, and tries again what failed.
+    pub(super) fn sweep(&mut self) {
+        let maps = &self.maps;
+        let sweep = self.core.sweep(|id| {
+            // A backend that cannot be read is not known to be idle.
+            maps.read_backend_stats(id).map_or(u64::MAX, |stats| stats.active)
+        });
+        if let Some(change) = sweep {
+            self.apply(change);
+        }
+        if self.core.needs_retry() {
+            self.core.retry();
+        }
+        self.settle(Instant::now());
+    }
+
+    /// Where the maps differ from what is wanted.
+    pub(super) fn differences(&self) -> Vec<String> {
+        match self.maps.read_state() {
+            Ok(state) => self.core.differences(&state).iter().map(ToString::to_string).collect(),
+            Err(error) => vec![format!("the kernel's maps cannot be read: {error}")],
+        }
+    }
+
+    pub(super) fn work(&self) -> WorkStatus {
+        let totals = self.core.totals();
+        WorkStatus {
+            changes: totals.changes,
+            writes: totals.writes,
+            write_failures: self.write_failures,
+            latest_change_us: self.latest_change_us,
+        }
+    }
+}
