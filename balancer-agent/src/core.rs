@@ -4,4 +4,5 @@
 
 pub mod event;
 pub mod model;
+pub mod resolution;
 pub mod write;

@@ -1,0 +1,5 @@
+//! The configuration file.
+
+pub mod dns;
+
+pub use dns::DnsSettings;

@@ -1,0 +1,3 @@
+//! Where observations come from. Sources do the input and output, emit events, and decide nothing.
+
+pub mod dns;
