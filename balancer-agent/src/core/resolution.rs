@@ -97,8 +97,14 @@ struct Entry {
 
 #[derive(Clone, Debug)]
 enum State {
-    Present { seen: Duration, round: u64, missing: Option<Missing> },
-    Departed { since: Duration },
+    Present {
+        seen: Duration,
+        round: u64,
+        missing: Option<Missing>,
+    },
+    Departed {
+        since: Duration,
+    },
 }
 
 /// Complete answers in a row that lacked something.
@@ -112,16 +118,26 @@ struct Missing {
 
 impl Answer {
     /// Nothing was learnt.
-    pub const FAILED: Self =
-        Self { found: Vec::new(), v4: Coverage::Unknown, v6: Coverage::Unknown, ttl: None };
+    pub const FAILED: Self = Self {
+        found: Vec::new(),
+        v4: Coverage::Unknown,
+        v6: Coverage::Unknown,
+        ttl: None,
+    };
 }
 
 // === impl Missing ===
 
 impl Missing {
     fn again(missing: Option<Self>, now: Duration) -> Self {
-        let before = missing.unwrap_or(Self { since: now, answers: 0 });
-        Self { answers: before.answers.saturating_add(1), ..before }
+        let before = missing.unwrap_or(Self {
+            since: now,
+            answers: 0,
+        });
+        Self {
+            answers: before.answers.saturating_add(1),
+            ..before
+        }
     }
 
     /// When this is long enough; `None` as long as too few answers said so.
@@ -159,13 +175,13 @@ impl Resolution {
     ///
     /// A set whose first answers say that there is nothing stays unknown until `removal_delay`
     /// has passed: one answer must not empty what the kernel kept over a restart.
-    pub fn answer(&mut self, now: Duration, answer: Answer) -> Option<Vec<Member>> {
+    pub fn answer(&mut self, now: Duration, answer: &Answer) -> Option<Vec<Member>> {
         self.round += 1;
         self.excess = 0;
         let mut named = BTreeSet::new();
-        for (address, weight) in answer.found {
-            if named.insert(address) {
-                self.found(now, address, weight.clamp(1, WEIGHT_MAX));
+        for (address, weight) in &answer.found {
+            if named.insert(*address) {
+                self.found(now, *address, (*weight).clamp(1, WEIGHT_MAX));
             }
         }
         for (family, coverage) in [answer.v4, answer.v6].into_iter().enumerate() {
@@ -190,7 +206,10 @@ impl Resolution {
         let due: Vec<SocketAddr> = self
             .entries
             .iter()
-            .filter(|(address, entry)| self.departs_at(**address, entry).is_some_and(|at| at <= now))
+            .filter(|(address, entry)| {
+                self.departs_at(**address, entry)
+                    .is_some_and(|at| at <= now)
+            })
             .map(|(address, _)| *address)
             .collect();
         for address in due {
@@ -213,16 +232,20 @@ impl Resolution {
 
     /// When members change by time alone.
     pub fn change_at(&self) -> Option<Duration> {
-        let entries = self.entries.iter().filter_map(|(address, entry)| match entry.state {
-            State::Present { .. } => self.departs_at(*address, entry),
-            State::Departed { since } => Some(since.saturating_add(self.rules.grace)),
-        });
+        let entries = self
+            .entries
+            .iter()
+            .filter_map(|(address, entry)| match entry.state {
+                State::Present { .. } => self.departs_at(*address, entry),
+                State::Departed { since } => Some(since.saturating_add(self.rules.grace)),
+            });
         entries.chain(self.empty_at()).min()
     }
 
     /// When there is something to do: a query or a [`Self::tick`].
     pub fn next_at(&self) -> Duration {
-        self.change_at().map_or(self.query_at, |at| at.min(self.query_at))
+        self.change_at()
+            .map_or(self.query_at, |at| at.min(self.query_at))
     }
 
     /// The members that were last returned; `None` as long as the set is unknown.
@@ -240,7 +263,11 @@ impl Resolution {
             self.excess += 1;
             return;
         }
-        let state = State::Present { seen: now, round: self.round, missing: None };
+        let state = State::Present {
+            seen: now,
+            round: self.round,
+            missing: None,
+        };
         self.entries.insert(address, Entry { weight, state });
     }
 
@@ -249,11 +276,16 @@ impl Resolution {
         if self.entries.len() < self.rules.members_max {
             return true;
         }
-        let departed = self.entries.iter().filter_map(|(address, entry)| match entry.state {
-            State::Present { .. } => None,
-            State::Departed { since } => Some((since, *address)),
-        });
-        let Some((_, first)) = departed.min() else { return false };
+        let departed = self
+            .entries
+            .iter()
+            .filter_map(|(address, entry)| match entry.state {
+                State::Present { .. } => None,
+                State::Departed { since } => Some((since, *address)),
+            });
+        let Some((_, first)) = departed.min() else {
+            return false;
+        };
         self.entries.remove(&first);
         true
     }
@@ -288,7 +320,9 @@ impl Resolution {
     }
 
     fn departs_at(&self, address: SocketAddr, entry: &Entry) -> Option<Duration> {
-        let State::Present { seen, missing, .. } = entry.state else { return None };
+        let State::Present { seen, missing, .. } = entry.state else {
+            return None;
+        };
         let removed = missing.and_then(|missing| missing.due(self.rules.removal_delay));
         let stale = self.failing[family_of(address)]
             .map(|since| since.max(seen).saturating_add(self.rules.serve_stale));

@@ -38,7 +38,9 @@ fn names(addresses: &[SocketAddr]) -> Answer {
 /// Present members, then departed ones.
 fn split(members: &[Member]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
     let of = |presence| {
-        let members = members.iter().filter(move |member| member.presence == presence);
+        let members = members
+            .iter()
+            .filter(move |member| member.presence == presence);
         members.map(|member| member.address).collect()
     };
     (of(Presence::Present), of(Presence::Departed))
@@ -56,7 +58,13 @@ fn resolution() -> Resolution {
 fn ttl_is_bounded_both_ways() {
     for (ttl, delay) in [(0, 1), (5, 5), (3_600, 60)] {
         let mut resolution = resolution();
-        resolution.answer(s(100), Answer { ttl: Some(s(ttl)), ..names(&[v4(1)]) });
+        resolution.answer(
+            s(100),
+            &Answer {
+                ttl: Some(s(ttl)),
+                ..names(&[v4(1)])
+            },
+        );
         assert_eq!(resolution.query_at(), s(100 + delay), "TTL {ttl}");
     }
 }
@@ -64,26 +72,38 @@ fn ttl_is_bounded_both_ways() {
 #[test]
 fn failures_back_off_up_to_ttl_max_and_keep_members() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1)]));
+    resolution.answer(s(0), &names(&[v4(1)]));
     let mut delays = Vec::new();
     for _ in 0..8 {
         let now = resolution.query_at();
-        assert_eq!(resolution.answer(now, Answer::FAILED), None);
+        assert_eq!(resolution.answer(now, &Answer::FAILED), None);
         delays.push((resolution.query_at() - now).as_secs());
     }
     assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
     assert_eq!(told(&resolution), (vec![v4(1)], vec![]));
-    resolution.answer(s(500), names(&[v4(1)]));
-    resolution.answer(s(505), Answer::FAILED);
-    assert_eq!(resolution.query_at(), s(506), "an answer ends the backing off");
+    resolution.answer(s(500), &names(&[v4(1)]));
+    resolution.answer(s(505), &Answer::FAILED);
+    assert_eq!(
+        resolution.query_at(),
+        s(506),
+        "an answer ends the backing off"
+    );
 }
 
 #[test]
 fn a_missing_address_departs_after_the_delay_and_vanishes_after_the_grace() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1), v4(2)]));
-    assert_eq!(resolution.answer(s(5), names(&[v4(1)])), None, "missing once");
-    assert_eq!(resolution.answer(s(14), names(&[v4(1)])), None, "missing for 9 s");
+    resolution.answer(s(0), &names(&[v4(1), v4(2)]));
+    assert_eq!(
+        resolution.answer(s(5), &names(&[v4(1)])),
+        None,
+        "missing once"
+    );
+    assert_eq!(
+        resolution.answer(s(14), &names(&[v4(1)])),
+        None,
+        "missing for 9 s"
+    );
     assert_eq!(resolution.change_at(), Some(s(15)));
     assert_eq!(resolution.tick(s(14)), None);
     let members = resolution.tick(s(15)).expect("the address departs");
@@ -97,21 +117,23 @@ fn a_missing_address_departs_after_the_delay_and_vanishes_after_the_grace() {
 #[test]
 fn one_missing_answer_is_not_enough_however_long_ago() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1)]));
-    resolution.answer(s(5), names(&[]));
+    resolution.answer(s(0), &names(&[v4(1)]));
+    resolution.answer(s(5), &names(&[]));
     assert_eq!(resolution.tick(s(300)), None);
-    let members = resolution.answer(s(300), names(&[])).expect("missing from two answers");
+    let members = resolution
+        .answer(s(300), &names(&[]))
+        .expect("missing from two answers");
     assert_eq!(split(&members), (vec![], vec![v4(1)]));
 }
 
 #[test]
 fn a_departed_address_returns_at_once() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1), v4(2)]));
-    resolution.answer(s(5), names(&[v4(1)]));
-    resolution.answer(s(15), names(&[v4(1)]));
+    resolution.answer(s(0), &names(&[v4(1), v4(2)]));
+    resolution.answer(s(5), &names(&[v4(1)]));
+    resolution.answer(s(15), &names(&[v4(1)]));
     assert_eq!(told(&resolution), (vec![v4(1)], vec![v4(2)]));
-    resolution.answer(s(20), names(&[v4(1), v4(2)]));
+    resolution.answer(s(20), &names(&[v4(1), v4(2)]));
     assert_eq!(told(&resolution), (vec![v4(1), v4(2)], vec![]));
 }
 
@@ -119,9 +141,13 @@ fn a_departed_address_returns_at_once() {
 fn answers_that_take_turns_become_their_union() {
     let mut resolution = resolution();
     for round in 0..100_u8 {
-        resolution.answer(s(u64::from(round) * 5), names(&[v4(round % 3)]));
+        resolution.answer(s(u64::from(round) * 5), &names(&[v4(round % 3)]));
         if round >= 2 {
-            assert_eq!(told(&resolution), (vec![v4(0), v4(1), v4(2)], vec![]), "round {round}");
+            assert_eq!(
+                told(&resolution),
+                (vec![v4(0), v4(1), v4(2)], vec![]),
+                "round {round}"
+            );
         }
     }
 }
@@ -129,10 +155,13 @@ fn answers_that_take_turns_become_their_union() {
 #[test]
 fn a_family_that_fails_keeps_its_members() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1), v6(1)]));
+    resolution.answer(s(0), &names(&[v4(1), v6(1)]));
     for now in [5, 10, 20, 40] {
-        let answer = Answer { v6: Coverage::Unknown, ..names(&[v4(2)]) };
-        resolution.answer(s(now), answer);
+        let answer = Answer {
+            v6: Coverage::Unknown,
+            ..names(&[v4(2)])
+        };
+        resolution.answer(s(now), &answer);
     }
     assert_eq!(told(&resolution), (vec![v4(2), v6(1)], vec![v4(1)]));
 }
@@ -140,8 +169,8 @@ fn a_family_that_fails_keeps_its_members() {
 #[test]
 fn stale_members_depart_after_the_limit() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1)]));
-    resolution.answer(s(5), Answer::FAILED);
+    resolution.answer(s(0), &names(&[v4(1)]));
+    resolution.answer(s(5), &Answer::FAILED);
     assert_eq!(resolution.change_at(), Some(s(605)));
     assert_eq!(resolution.tick(s(604)), None);
     resolution.tick(s(605));
@@ -153,9 +182,9 @@ fn stale_members_depart_after_the_limit() {
 #[test]
 fn an_unknown_set_becomes_empty_only_by_two_answers_and_time() {
     let mut resolution = resolution();
-    assert_eq!(resolution.answer(s(0), Answer::FAILED), None);
-    assert_eq!(resolution.answer(s(1), names(&[])), None);
-    assert_eq!(resolution.answer(s(6), names(&[])), None);
+    assert_eq!(resolution.answer(s(0), &Answer::FAILED), None);
+    assert_eq!(resolution.answer(s(1), &names(&[])), None);
+    assert_eq!(resolution.answer(s(6), &names(&[])), None);
     assert_eq!(resolution.next_at(), s(11));
     assert_eq!(resolution.tick(s(11)), Some(vec![]));
     assert_eq!(resolution.tick(s(12)), None, "told once");
@@ -165,12 +194,12 @@ fn an_unknown_set_becomes_empty_only_by_two_answers_and_time() {
 fn a_full_set_counts_what_it_leaves_out_and_forgets_the_departed_first() {
     let mut resolution = resolution();
     let five = [v4(1), v4(2), v4(3), v4(4), v4(5)];
-    resolution.answer(s(0), names(&five));
+    resolution.answer(s(0), &names(&five));
     assert_eq!((told(&resolution).0.len(), resolution.excess()), (4, 1));
-    resolution.answer(s(5), names(&five[1..4]));
-    resolution.answer(s(15), names(&five[1..4]));
+    resolution.answer(s(5), &names(&five[1..4]));
+    resolution.answer(s(15), &names(&five[1..4]));
     assert_eq!(told(&resolution).1, vec![v4(1)]);
-    resolution.answer(s(16), names(&five[1..]));
+    resolution.answer(s(16), &names(&five[1..]));
     assert_eq!(told(&resolution), (five[1..].to_vec(), vec![]));
     assert_eq!(resolution.excess(), 0);
 }
@@ -179,8 +208,13 @@ fn a_full_set_counts_what_it_leaves_out_and_forgets_the_departed_first() {
 fn weights_are_bounded_and_their_change_is_news() {
     let mut resolution = resolution();
     for (weight, expected) in [(0, 1), (7, 7), (65_535, WEIGHT_MAX)] {
-        let answer = Answer { found: vec![(v4(1), weight)], ..names(&[]) };
-        let members = resolution.answer(s(1), answer).expect("the weight changed");
+        let answer = Answer {
+            found: vec![(v4(1), weight)],
+            ..names(&[])
+        };
+        let members = resolution
+            .answer(s(1), &answer)
+            .expect("the weight changed");
         assert_eq!(members[0].weight, expected);
     }
 }
@@ -188,8 +222,14 @@ fn weights_are_bounded_and_their_change_is_news() {
 #[test]
 fn new_rules_ask_at_once() {
     let mut resolution = resolution();
-    resolution.answer(s(0), names(&[v4(1)]));
-    resolution.set_rules(Rules { ttl_min: s(30), ..RULES }, s(2));
+    resolution.answer(s(0), &names(&[v4(1)]));
+    resolution.set_rules(
+        Rules {
+            ttl_min: s(30),
+            ..RULES
+        },
+        s(2),
+    );
     assert_eq!(resolution.query_at(), s(2));
     assert_eq!(told(&resolution), (vec![v4(1)], vec![]));
 }
@@ -236,7 +276,11 @@ fn model(rules: &Rules, history: &[Step], address: SocketAddr) -> Option<Presenc
     for (pause, answer) in history {
         now += s(*pause);
         if let Some(answer) = answer {
-            let coverage = if address.is_ipv4() { answer.v4 } else { answer.v6 };
+            let coverage = if address.is_ipv4() {
+                answer.v4
+            } else {
+                answer.v6
+            };
             let named = answer.found.iter().any(|(found, _)| *found == address);
             match coverage {
                 Coverage::Complete => failing = None,
@@ -273,7 +317,7 @@ proptest! {
             now += s(*pause);
             let before = resolution.members().map(<[Member]>::to_vec);
             let news = match answer {
-                Some(answer) => resolution.answer(now, answer.clone()),
+                Some(answer) => resolution.answer(now, answer),
                 None => resolution.tick(now),
             };
             let after = resolution.members().map(<[Member]>::to_vec);
@@ -304,7 +348,7 @@ proptest! {
             let before = resolution.members().map(split).unwrap_or_default().0;
             let Some(answer) = answer else { continue };
             let found: BTreeSet<_> = answer.found.iter().map(|(address, _)| *address).collect();
-            resolution.answer(now, answer);
+            resolution.answer(now, &answer);
             let members = resolution.members().unwrap_or_default();
             prop_assert!(members.len() <= RULES.members_max);
             let (present, _) = split(members);
@@ -325,7 +369,7 @@ proptest! {
         let rules = Rules { ttl_min, ttl_max, serve_stale, removal_delay, grace, members_max };
         let mut resolution = Resolution::new(rules, Duration::MAX);
         for time in times {
-            resolution.answer(s(time), answer.clone());
+            resolution.answer(s(time), &answer);
             resolution.tick(Duration::MAX);
             prop_assert!(resolution.next_at() <= resolution.query_at());
         }
