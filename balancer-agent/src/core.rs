@@ -19,6 +19,7 @@ mod observed;
 pub mod plan;
 pub mod problem;
 pub mod report;
+pub mod resolution;
 pub mod schedule;
 pub mod write;
 
@@ -249,6 +250,11 @@ impl Core {
     /// Running totals.
     pub const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// Whether a declared service needs a DNS set that nobody has told of yet.
+    pub fn waits(&self) -> bool {
+        self.lookups().any(|lookup| !self.observed.sets.contains_key(lookup))
     }
 
     /// Whether something failed and waits for [`Core::retry`].

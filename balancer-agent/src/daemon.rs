@@ -9,7 +9,7 @@ use self::{engine::Engine, signals::Signals, startup::Started};
 use crate::{
     admin::{
         self, Answer, ConfigStatus, Request, Status,
-        server::{Call, Server},
+        server::Server,
     },
     config::Config,
     core::event::{Event, Source},

@@ -64,6 +64,11 @@ impl DatapathLevel {
     pub const ALL: [Self; 6] =
         [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 
+    /// aya-log's number for this level.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+
     /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {

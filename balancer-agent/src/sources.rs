@@ -1,0 +1,4 @@
+//! Where observations come from. Sources do the input and output, emit events, and decide nothing.
+
+pub mod dns;
+pub mod file;

@@ -1,0 +1,17 @@
+//! The DNS source against real DNS servers on the loopback interface. Each test has servers of its
+//! own, on ports of their own; tests await queries and events instead of time.
+
+#[path = "dns/failures.rs"]
+mod failures;
+#[path = "dns/hosts.rs"]
+mod hosts;
+#[path = "dns/scale.rs"]
+mod scale;
+#[path = "dns/server.rs"]
+mod server;
+#[path = "dns/services.rs"]
+mod services;
+#[path = "dns/source.rs"]
+mod source;
+#[path = "dns/system.rs"]
+mod system;
