@@ -254,7 +254,8 @@ impl Core {
 
     /// Whether a declared service needs a DNS set that nobody has told of yet.
     pub fn waits(&self) -> bool {
-        self.lookups().any(|lookup| !self.observed.sets.contains_key(lookup))
+        self.lookups()
+            .any(|lookup| !self.observed.sets.contains_key(lookup))
     }
 
     /// Whether something failed and waits for [`Core::retry`].

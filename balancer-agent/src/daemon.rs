@@ -7,10 +7,7 @@ mod startup;
 
 use self::{engine::Engine, signals::Signals, startup::Started};
 use crate::{
-    admin::{
-        self, Answer, ConfigStatus, Request, Status,
-        server::Server,
-    },
+    admin::{self, Answer, ConfigStatus, Request, Status, server::Server},
     config::Config,
     core::event::{Event, Source},
     datapath::{
@@ -135,7 +132,10 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let maps = started.take_maps()?;
         let engine = Engine::new(maps, config)?;
-        let config_status = ConfigStatus { path: options.config.clone(), ..ConfigStatus::default() };
+        let config_status = ConfigStatus {
+            path: options.config.clone(),
+            ..ConfigStatus::default()
+        };
         Ok(Self {
             options,
             started_at: Instant::now(),
@@ -159,9 +159,15 @@ impl Daemon {
     fn adopt(&mut self, config: Arc<Config>) {
         let at = Instant::now();
         let services = config.services.clone();
-        self.engine.observe(Event::Snapshot { source: Source::File, services });
+        self.engine.observe(Event::Snapshot {
+            source: Source::File,
+            services,
+        });
         let lookups = self.engine.core.lookups().cloned().collect();
-        let wanted = Wanted { settings: config.dns.clone(), lookups };
+        let wanted = Wanted {
+            settings: config.dns.clone(),
+            lookups,
+        };
         self.wanted.send_if_modified(|now| {
             let differs = *now != wanted;
             *now = wanted;
@@ -193,7 +199,11 @@ impl Daemon {
             tracing::info!(detail = self.self_test.detail, "self-test passed");
         } else {
             let SelfTest { detail, hint, .. } = &self.self_test;
-            tracing::error!(detail, hint, "self-test failed: the node is not balanced as it should");
+            tracing::error!(
+                detail,
+                hint,
+                "self-test failed: the node is not balanced as it should"
+            );
         }
         Ok(())
     }
@@ -201,7 +211,10 @@ impl Daemon {
     fn file_changed(&mut self, update: FileUpdate) {
         self.config_status.rejections = self.file.rejected();
         let answer = match update {
-            FileUpdate::Loaded { config, restart_needed } => {
+            FileUpdate::Loaded {
+                config,
+                restart_needed,
+            } => {
                 self.config_status.rejected = None;
                 self.config_status.restart_needed =
                     restart_needed.iter().map(|key| (*key).to_owned()).collect();
@@ -216,7 +229,9 @@ impl Daemon {
             FileUpdate::Rejected(error) => {
                 tracing::error!(%error, "configuration refused; the last good one stays in force");
                 self.config_status.rejected = Some(error.to_string());
-                Answer::Failed { error: error.to_string() }
+                Answer::Failed {
+                    error: error.to_string(),
+                }
             }
         };
         for reply in self.reload_replies.drain(..) {
@@ -246,7 +261,9 @@ impl Daemon {
                 self.file.reload();
                 return;
             }
-            Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
+            Request::Trace => Answer::Failed {
+                error: "traces do not come this way".into(),
+            },
         };
         let _ = reply.send(answer);
     }
@@ -257,7 +274,9 @@ impl Daemon {
         let dns = serde_json::to_value(self.dns_health.snapshot());
         let desired = serde_json::to_value(self.engine.core.report());
         let (Ok(dns), Ok(desired)) = (dns, desired) else {
-            return Answer::Failed { error: "the status cannot be written as JSON".into() };
+            return Answer::Failed {
+                error: "the status cannot be written as JSON".into(),
+            };
         };
         Answer::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -267,7 +286,13 @@ impl Daemon {
             datapath,
             self_test: self.self_test.clone(),
             desired,
-            problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
+            problems: self
+                .engine
+                .core
+                .problems()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             differences: self.engine.differences(),
             dns,
             work: self.engine.work(),
@@ -285,12 +310,19 @@ impl Daemon {
             return;
         }
         if !missing.is_empty() {
-            tracing::error!(hooks = missing.join(", "), "hooks are gone; attaching them again");
+            tracing::error!(
+                hooks = missing.join(", "),
+                "hooks are gone; attaching them again"
+            );
             self.hooks_repaired += missing.len() as u64;
         }
         if let Err(error) = self.take_over().await {
             tracing::error!("{error:#}");
-            self.self_test = SelfTest { passed: false, detail: format!("{error:#}"), hint: None };
+            self.self_test = SelfTest {
+                passed: false,
+                detail: format!("{error:#}"),
+                hint: None,
+            };
         }
     }
 }

@@ -1,3 +1,7 @@
 //! Entry point of `balancer-agent`, the daemon and its command line in one binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    balancer_agent::cli::main()
+}

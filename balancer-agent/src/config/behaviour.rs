@@ -11,8 +11,13 @@ use crate::core::model::{Keepalive, Policy};
 use std::num::NonZeroU32;
 
 /// Keys of `defaults`, which services have too.
-pub(super) const BEHAVIOUR_KEYS: &[&str] =
-    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "tracking"];
+pub(super) const BEHAVIOUR_KEYS: &[&str] = &[
+    "policy",
+    "session-affinity",
+    "tcp-user-timeout",
+    "keepalive",
+    "tracking",
+];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
 
@@ -61,7 +66,9 @@ impl Behaviour {
     pub(super) fn read(map: &Mapping<'_>, base: Self, problems: &mut Problems) -> Self {
         let behaviour = Self {
             policy: map
-                .read("policy", problems, |node| scalar::word(node, &Policy::ALL, Policy::name))
+                .read("policy", problems, |node| {
+                    scalar::word(node, &Policy::ALL, Policy::name)
+                })
                 .unwrap_or(base.policy),
             affinity_s: map
                 .read("session-affinity", problems, affinity)
@@ -70,7 +77,9 @@ impl Behaviour {
                 .read("tcp-user-timeout", problems, user_timeout)
                 .unwrap_or(base.user_timeout_ms),
             keepalive: keepalive(map, problems).unwrap_or(base.keepalive),
-            tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
+            tracked: map
+                .read("tracking", problems, scalar::boolean)
+                .unwrap_or(base.tracked),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
         let (key, set) = match map.get("tracking") {
@@ -120,7 +129,10 @@ fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cau
     use super::tree::Value;
     match node.value {
         Value::Text(_) | Value::Integer(_) | Value::Float(_) => Ok(()),
-        _ => Err(Cause::Kind { expected, found: node.found() }),
+        _ => Err(Cause::Kind {
+            expected,
+            found: node.found(),
+        }),
     }
 }
 
@@ -132,7 +144,14 @@ fn keepalive(map: &Mapping<'_>, problems: &mut Problems) -> Option<Option<Keepal
     }
     if !matches!(node.value, super::tree::Value::Map(_)) {
         let expected = "`off`, or `{idle: 10s, interval: 5s, probes: 3}`";
-        problems.add(node.at, path, Cause::Kind { expected, found: node.found() });
+        problems.add(
+            node.at,
+            path,
+            Cause::Kind {
+                expected,
+                found: node.found(),
+            },
+        );
         return None;
     }
     Some(keepalive_settings(node, path, problems))

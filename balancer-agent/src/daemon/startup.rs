@@ -32,9 +32,15 @@ enum Origin {
     Fresh,
     Adopted,
     /// From maps of the same ABI with other limits.
-    Resized { old: Box<Maps>, copied: BTreeMap<u64, Flow>, summary: String },
+    Resized {
+        old: Box<Maps>,
+        copied: BTreeMap<u64, Flow>,
+        summary: String,
+    },
     /// From maps of another ABI, which cannot be read.
-    OtherAbi { found: Vec<String> },
+    OtherAbi {
+        found: Vec<String>,
+    },
 }
 
 /// Loaded programs and what is to be done when they take over.
@@ -54,11 +60,17 @@ pub(super) fn start(options: &Options, config: &Config) -> anyhow::Result<Starte
     options.pins.create()?;
     let lock = options.pins.lock()?;
     let before = options.pins.layouts();
-    let mut loaded =
-        loader::load(&options.pins, &config.limits, config.datapath_log_level.code())?;
+    let mut loaded = loader::load(
+        &options.pins,
+        &config.limits,
+        config.datapath_log_level.code(),
+    )?;
     super::log_forwarding::start(&mut loaded.ebpf);
     let layout = loaded.report.layout.clone();
-    let leftovers: Vec<_> = before.into_iter().filter(|found| *found != layout).collect();
+    let leftovers: Vec<_> = before
+        .into_iter()
+        .filter(|found| *found != layout)
+        .collect();
     let mut maps = Maps::open(&options.pins, &layout)?;
     let origin = if loaded.report.adopted {
         Origin::Adopted
@@ -70,7 +82,14 @@ pub(super) fn start(options: &Options, config: &Config) -> anyhow::Result<Starte
     for loss in &loaded.report.degraded {
         tracing::warn!(loss, "this kernel lacks a feature");
     }
-    Ok(Started { loaded, maps: Some(maps), origin, origin_text, leftovers, _lock: lock })
+    Ok(Started {
+        loaded,
+        maps: Some(maps),
+        origin,
+        origin_text,
+        leftovers,
+        _lock: lock,
+    })
 }
 
 fn find_origin(options: &Options, leftovers: &[String], maps: &mut Maps) -> anyhow::Result<Origin> {
@@ -85,12 +104,18 @@ fn find_origin(options: &Options, leftovers: &[String], maps: &mut Maps) -> anyh
             "{} services and {} connections from maps with other limits ({} did not fit)",
             done.services, done.flows, done.left_behind
         );
-        return Ok(Origin::Resized { old: Box::new(old), copied, summary });
+        return Ok(Origin::Resized {
+            old: Box::new(old),
+            copied,
+            summary,
+        });
     }
     if leftovers.is_empty() {
         return Ok(Origin::Fresh);
     }
-    Ok(Origin::OtherAbi { found: leftovers.to_vec() })
+    Ok(Origin::OtherAbi {
+        found: leftovers.to_vec(),
+    })
 }
 
 impl std::fmt::Display for Origin {
@@ -123,11 +148,17 @@ impl Started {
     /// replaced ones needed.
     pub(super) fn attach(&mut self, options: &Options, maps: &mut Maps) -> anyhow::Result<()> {
         let taken = hooks::attach(&mut self.loaded, &options.pins, &options.cgroup)?;
-        let replaced = taken.iter().filter(|(_, how)| *how == Taken::Replaced).count();
+        let replaced = taken
+            .iter()
+            .filter(|(_, how)| *how == Taken::Replaced)
+            .count();
         tracing::info!(programs = taken.len(), replaced, "programs attached");
         if let Origin::Resized { old, copied, .. } = &self.origin {
             let corrected = transfer::catch_up(old, maps, copied).context("catch up")?;
-            tracing::info!(corrected, "connections of the earlier maps brought up to date");
+            tracing::info!(
+                corrected,
+                "connections of the earlier maps brought up to date"
+            );
         }
         self.origin = Origin::Adopted;
         for layout in self.leftovers.drain(..) {

@@ -1,0 +1,48 @@
+//! The command line: validated arguments first, then one function for each command.
+//!
+//! Standard output carries data, standard error everything else.
+
+pub mod arguments;
+pub mod exit;
+mod run;
+mod unload;
+
+use self::{
+    arguments::{Arguments, Command},
+    exit::Exit,
+};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to standard output, mistakes to standard error.
+            let _ = error.print();
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            }
+            .into();
+        }
+    };
+    match dispatch(arguments) {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
+    let Arguments { global, command } = arguments;
+    match command {
+        Command::Run(run) => run::run(&global, &run),
+        Command::Unload => unload::run(&global),
+        Command::SelfTestDial { cgroup, frontend } => {
+            crate::datapath::self_test::dial_as_child(&cgroup, frontend)?;
+            Ok(Exit::Ok)
+        }
+    }
+}
