@@ -20,6 +20,8 @@ pub mod plan;
 pub mod problem;
 pub mod report;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 pub mod write;
 
 use self::{
