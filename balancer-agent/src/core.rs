@@ -21,6 +21,8 @@ pub mod problem;
 pub mod report;
 pub mod resolution;
 pub mod schedule;
+#[cfg(test)]
+mod tests;
 pub mod write;
 
 use self::{

@@ -113,3 +113,71 @@ impl Walk {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+
+    fn candidates(count: u8) -> Vec<Candidate> {
+        let address = |n| SocketAddr::from(([10, 0, 0, n], 80));
+        (0..count)
+            .map(|n| Candidate {
+                address: address(n),
+                weight: 1,
+            })
+            .collect()
+    }
+
+    fn share(slots: &[u32], index: u32) -> f64 {
+        slots.iter().filter(|slot| **slot == index).count() as f64 / slots.len() as f64
+    }
+
+    #[test]
+    fn sizes_are_prime() {
+        for size in SIZES {
+            assert!((2..256).all(|divisor| size % divisor != 0), "{size}");
+        }
+    }
+
+    #[test]
+    fn shares_are_even() {
+        for count in [2, 10, 40, 200] {
+            let slots = table(&candidates(count)).unwrap();
+            for index in 0..u32::from(count) {
+                let relative = share(&slots, index) * f64::from(count);
+                assert!((0.97..1.03).contains(&relative), "{relative} of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn shares_follow_weights() {
+        let mut candidates = candidates(3);
+        candidates[0].weight = 2;
+        let slots = table(&candidates).unwrap();
+        assert!((share(&slots, 0) - 0.5).abs() < 0.01);
+        assert!((share(&slots, 1) - 0.25).abs() < 0.01);
+    }
+
+    proptest! {
+        #[test]
+        fn a_backend_that_leaves_moves_few_others(count in 3u8..10, leaves: prop::sample::Index) {
+            let all = candidates(count);
+            let leaves = leaves.index(all.len());
+            let mut rest = all.clone();
+            rest.remove(leaves);
+            let (before, after) = (table(&all).unwrap(), table(&rest).unwrap());
+            prop_assert_eq!(before.len(), after.len());
+            let moved = before
+                .iter()
+                .zip(&after)
+                .filter(|(b, a)| all[**b as usize].address != rest[**a as usize].address)
+                .filter(|(b, _)| **b as usize != leaves)
+                .count();
+            // Section 5.3: a few per cent of the keys of backends that stay.
+            prop_assert!(moved * 10 < before.len(), "{} of {} moved", moved, before.len());
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! The rules of the core, each in its smallest case, and how connections spread.
+
+use super::{
+    Core,
+    event::{Event, Source},
+    fake::FakeDatapath,
+    model::{
+        BackendSource, Endpoint, EndpointState, FrontendSource, Lookup, Member, Policy, Presence,
+        Service, ServiceName, WEIGHT_MAX,
+    },
+    plan::ChangeKind,
+    problem::{Problem, Resource},
+    write::{Limits, Write},
+};
+use balancer_common::backend::{STATE_DRAINING, STATE_GONE};
+use proptest::prelude::*;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
+
+const LIMITS: Limits = Limits {
+    services: 100,
+    backends: 2_000,
+    frontends: 200,
+    chunks: 10_000,
+    flows: 100,
+    pod_services: 100,
+};
+const VIP: &str = "10.96.0.1:80";
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn endpoint(n: u8) -> Endpoint {
+    let address = SocketAddr::from(([10, 0, 0, n], 80));
+    Endpoint {
+        address,
+        weight: 1,
+        state: EndpointState::Active,
+    }
+}
+
+fn lookup() -> Lookup {
+    Lookup::Host {
+        host: "shop.test".into(),
+        port: 80,
+    }
+}
+
+fn member(n: u8, presence: Presence) -> Member {
+    Member {
+        address: endpoint(n).address,
+        weight: 1,
+        presence,
+    }
+}
+
+fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpoint>) -> Service {
+    Service {
+        name: ServiceName::new(name).unwrap(),
+        frontends: BTreeSet::from([FrontendSource::Fixed(at(frontend))]),
+        backends: endpoints.into_iter().map(BackendSource::Fixed).collect(),
+        policy: Policy::RoundRobin,
+        affinity_s: None,
+        tracked: true,
+        user_timeout_ms: None,
+        keepalive: None,
+    }
+}
+
+fn resolved(name: &str, frontend: &str) -> Service {
+    let mut service = service(name, frontend, []);
+    service.backends.insert(BackendSource::Resolved {
+        lookup: lookup(),
+        weight: 1,
+    });
+    service
+}
+
+/// A core with its maps.
+struct Node {
+    core: Core,
+    maps: FakeDatapath,
+}
+
+impl Node {
+    fn new(limits: Limits, rank: u32) -> Self {
+        Self {
+            core: Core::new(limits, rank, [Source::File]),
+            maps: FakeDatapath::new(limits),
+        }
+    }
+
+    fn with(services: impl IntoIterator<Item = Service>) -> Self {
+        let mut node = Self::new(LIMITS, 0);
+        node.declare(services);
+        node
+    }
+
+    fn declare(&mut self, services: impl IntoIterator<Item = Service>) {
+        let services = services.into_iter().collect();
+        self.observe(Event::Snapshot {
+            source: Source::File,
+            services,
+        });
+    }
+
+    fn tell(&mut self, members: impl IntoIterator<Item = Member>) {
+        let members = members.into_iter().collect();
+        self.observe(Event::MembersChanged {
+            lookup: lookup(),
+            members,
+        });
+    }
+
+    fn observe(&mut self, event: Event) {
+        self.core.observe(event);
+        self.pass();
+        assert_eq!(self.core.differences(&self.maps.read_back()), []);
+    }
+
+    fn pass(&mut self) {
+        while let Some(change) = self.core.plan() {
+            let landed = self.maps.apply_all(&change.writes, |_| false).unwrap();
+            self.core.applied(change, landed);
+        }
+        assert!(self.core.plan().is_none(), "a second plan is empty");
+    }
+
+    fn restart(&mut self) {
+        self.core = Core::new(LIMITS, 0, [Source::File]);
+        self.core.adopt(&self.maps.read_back());
+        self.pass();
+    }
+
+    fn sweep(&mut self) -> usize {
+        let Some(change) = self.core.sweep(|id| self.maps.active(id)) else {
+            return 0;
+        };
+        let landed = self.maps.apply_all(&change.writes, |_| false).unwrap();
+        self.core.applied(change, landed);
+        landed
+    }
+
+    fn reachable(&self, frontend: &str) -> BTreeSet<u8> {
+        let last = |address: SocketAddr| match address.ip() {
+            std::net::IpAddr::V4(v4) => v4.octets()[3],
+            std::net::IpAddr::V6(v6) => v6.octets()[15],
+        };
+        self.maps.reachable(at(frontend)).map(last).collect()
+    }
+}
+
+#[test]
+fn an_unknown_set_leaves_a_new_service_with_what_is_known() {
+    let mut declared = resolved("a", VIP);
+    declared.backends.insert(BackendSource::Fixed(endpoint(9)));
+    let mut node = Node::with([declared]);
+    assert_eq!(node.reachable(VIP), [9].into());
+    node.tell([member(1, Presence::Present), member(2, Presence::Departed)]);
+    assert_eq!(node.reachable(VIP), [1, 9].into());
+}
+
+#[test]
+fn a_restart_keeps_the_backends_of_an_unknown_set_and_an_empty_set_does_not() {
+    let mut node = Node::with([resolved("a", VIP)]);
+    node.tell([member(1, Presence::Present), member(2, Presence::Present)]);
+    node.restart();
+    assert_eq!(node.reachable(VIP), [1, 2].into());
+    node.declare([resolved("a", VIP)]);
+    assert_eq!(node.reachable(VIP), [1, 2].into());
+    node.tell([]);
+    assert_eq!(node.reachable(VIP), [].into());
+    assert!(node.maps.connect(at(VIP), 1).is_none(), "left untouched");
+}
+
+#[test]
+fn an_undeclared_service_stays_until_the_first_snapshot() {
+    let mut node = Node::with([service("a", VIP, [endpoint(1)])]);
+    let id = node.maps.read_back().frontends[&at(VIP)];
+    node.restart();
+    assert_eq!(node.reachable(VIP), [1].into());
+    node.declare([service("a", VIP, [endpoint(2)])]);
+    assert_eq!(
+        node.maps.read_back().frontends[&at(VIP)],
+        id,
+        "services keep their ids"
+    );
+    node.restart();
+    node.declare([]);
+    let kernel = node.maps.read_back();
+    assert!(kernel.frontends.is_empty() && kernel.services.is_empty());
+}
+
+#[test]
+fn a_departed_member_drains_and_stays_a_frontend() {
+    let mut declared = resolved("a", VIP);
+    declared
+        .frontends
+        .insert(FrontendSource::Resolved(lookup()));
+    let mut node = Node::with([declared]);
+    node.tell([member(1, Presence::Present), member(2, Presence::Departed)]);
+    assert_eq!(node.reachable("10.0.0.2:80"), [1].into());
+    let draining = node.maps.read_back().backends.into_values();
+    assert_eq!(
+        draining
+            .filter(|backend| backend.state == STATE_DRAINING)
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn an_endpoint_named_twice_is_one_backend() {
+    let heavy = Endpoint {
+        weight: 3,
+        state: EndpointState::Draining,
+        ..endpoint(1)
+    };
+    let node = Node::with([service("a", VIP, [endpoint(1), heavy, endpoint(2)])]);
+    let weights: Vec<u32> = node
+        .maps
+        .read_back()
+        .backends
+        .values()
+        .map(|b| b.weight)
+        .collect();
+    assert_eq!(weights, [3, 1]);
+    assert_eq!(node.reachable(VIP), [1, 2].into());
+}
+
+#[test]
+fn a_family_serves_itself_and_stands_in_for_the_other() {
+    let v6 = Endpoint {
+        address: at("[fd00::6]:80"),
+        ..endpoint(0)
+    };
+    let mut both = service("a", VIP, [endpoint(4), v6.clone()]);
+    both.frontends
+        .insert(FrontendSource::Fixed(at("[fd00::f]:80")));
+    let mut node = Node::with([both.clone()]);
+    assert_eq!(
+        (node.reachable(VIP), node.reachable("[fd00::f]:80")),
+        ([4].into(), [6].into())
+    );
+    both.backends = BTreeSet::from([BackendSource::Fixed(v6)]);
+    node.declare([both]);
+    assert_eq!(
+        (node.reachable(VIP), node.reachable("[fd00::f]:80")),
+        ([6].into(), [6].into())
+    );
+}
+
+#[test]
+fn the_first_claimant_keeps_a_frontend_and_the_next_inherits_it() {
+    let a = service("a", VIP, [endpoint(1)]);
+    let b = service("b", VIP, [endpoint(2)]);
+    let mut node = Node::with([b.clone()]);
+    node.declare([a, b.clone()]);
+    assert_eq!(node.reachable(VIP), [1].into());
+    let problems = node.core.problems();
+    assert!(
+        matches!(&problems[..], [Problem::FrontendTaken { service, .. }] if *service == b.name)
+    );
+    node.declare([b]);
+    assert_eq!(node.reachable(VIP), [2].into());
+    assert_eq!(node.core.problems(), []);
+}
+
+#[test]
+fn least_connection_without_tracking_takes_turns_and_says_so() {
+    let mut declared = service("a", VIP, [endpoint(1), endpoint(2)]);
+    (declared.policy, declared.tracked) = (Policy::LeastConnection, false);
+    let node = Node::with([declared]);
+    assert!(matches!(
+        &node.core.problems()[..],
+        [Problem::Untracked { .. }]
+    ));
+    assert_eq!(node.reachable(VIP), [1, 2].into());
+}
+
+#[test]
+fn a_service_over_a_limit_is_not_half_written_and_fits_when_there_is_room() {
+    let limits = Limits {
+        backends: 4,
+        ..LIMITS
+    };
+    let mut node = Node::new(limits, 0);
+    let small = service("a", "10.96.0.2:80", [endpoint(1), endpoint(2)]);
+    let large = service("b", VIP, [3, 4].map(endpoint));
+    node.declare([small.clone(), large.clone()]);
+    let problems = node.core.problems();
+    assert!(matches!(
+        &problems[..],
+        [Problem::OverLimit {
+            resource: Resource::Backends,
+            needed: 2,
+            available: 1,
+            limit: 4,
+            ..
+        }]
+    ));
+    assert!(problems[0].to_string().contains("raise the limit"));
+    assert_eq!(node.maps.read_back().services.len(), 1);
+    // What leaves is taken out although what is new does not fit.
+    node.declare([
+        service("a", "10.96.0.2:80", [2, 5, 6].map(endpoint)),
+        large.clone(),
+    ]);
+    assert_eq!(node.reachable("10.96.0.2:80"), [2].into());
+    node.declare([service("a", "10.96.0.2:80", [endpoint(2)]), large]);
+    assert_eq!((node.sweep(), node.sweep()), (0, 1));
+    node.pass();
+    assert_eq!(node.reachable(VIP), [3, 4].into());
+    assert_eq!(node.core.problems(), []);
+}
+
+#[test]
+fn a_backend_that_left_keeps_its_id_while_it_has_connections() {
+    let mut node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
+    let connections: Vec<_> = (0..2)
+        .map(|_| node.maps.connect(at(VIP), 1).unwrap())
+        .collect();
+    node.declare([service("a", VIP, [endpoint(2)])]);
+    let id = connections[0].backend;
+    assert_eq!(node.maps.read_back().backends[&id].state, STATE_GONE);
+    assert_eq!((node.sweep(), node.sweep(), node.sweep()), (0, 0, 0));
+    // It returns under the same id and incarnation.
+    node.declare([service("a", VIP, [endpoint(1), endpoint(2)])]);
+    assert_eq!(
+        node.maps.read_back().backends[&id].incarnation,
+        connections[0].incarnation
+    );
+    node.declare([service("a", VIP, [endpoint(2)])]);
+    node.maps.close(&connections[0]);
+    assert_eq!((node.sweep(), node.sweep()), (0, 1));
+    node.declare([service("a", VIP, [endpoint(2), endpoint(3)])]);
+    let successor = node.maps.read_back().backends[&id];
+    assert!(successor.incarnation > connections[0].incarnation);
+}
+
+#[test]
+fn the_newest_incarnation_is_never_forgotten_by_a_restart() {
+    let mut node = Node::with([service("a", VIP, [endpoint(1)])]);
+    node.declare([service("a", VIP, [endpoint(2)])]);
+    node.declare([service("a", VIP, [endpoint(1)])]);
+    assert_eq!((node.sweep(), node.sweep(), node.sweep()), (0, 0, 0));
+    node.restart();
+    node.declare([service("a", VIP, [endpoint(1), endpoint(3)])]);
+    let incarnations: BTreeSet<u32> = node
+        .maps
+        .read_back()
+        .backends
+        .values()
+        .map(|b| b.incarnation)
+        .collect();
+    assert_eq!(incarnations, [1, 2, 3].into());
+}
+
+#[test]
+fn a_failed_write_is_made_good_whole() {
+    let names = |n: u8| service("a", VIP, [endpoint(n), endpoint(n + 1)]);
+    for cut in 0..12 {
+        let mut node = Node::with([names(1)]);
+        node.core.observe(Event::ServiceChanged {
+            source: Source::File,
+            service: names(2),
+        });
+        let change = node.core.plan().unwrap();
+        let landed = cut.min(change.writes.len() - 1);
+        for write in &change.writes[..landed] {
+            node.maps.apply(write).unwrap();
+        }
+        node.core.applied(change, landed);
+        assert!(node.core.needs_retry() && node.core.plan().is_none());
+        node.core.retry();
+        let change = node.core.plan().unwrap();
+        assert!(
+            change
+                .writes
+                .iter()
+                .any(|write| matches!(write, Write::Frontend { .. }))
+        );
+        assert_eq!(change.kind, ChangeKind::Updated);
+        let landed = node.maps.apply_all(&change.writes, |_| false).unwrap();
+        node.core.applied(change, landed);
+        node.pass();
+        assert_eq!(node.core.differences(&node.maps.read_back()), []);
+        assert_eq!(node.reachable(VIP), [2, 3].into());
+    }
+}
+
+#[test]
+fn differences_are_told_in_words() {
+    let node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
+    let mut kernel = node.maps.read_back();
+    kernel.frontends.clear();
+    kernel
+        .services
+        .values_mut()
+        .for_each(|service| service.slots_v4.truncate(1));
+    let texts: Vec<String> = node
+        .core
+        .differences(&kernel)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "service `a`: IPv4 slots differ: 1 slots of 1 backends in the kernel, should be 2 of 2",
+            "service `a`: frontend 10.96.0.1:80 is missing in the kernel",
+        ]
+    );
+    kernel.services.clear();
+    assert!(
+        node.core
+            .differences(&kernel)
+            .iter()
+            .any(|d| d.text == "is missing in the kernel")
+    );
+}
+
+#[test]
+fn a_report_says_what_a_service_waits_for() {
+    let mut declared = resolved("a", VIP);
+    declared.backends.insert(BackendSource::Fixed(endpoint(9)));
+    let node = Node::with([declared]);
+    let report = node.core.report();
+    assert_eq!(report[0].waits_for, ["shop.test:80"]);
+    assert_eq!(
+        (report[0].backends[0].state, report[0].backends[0].id),
+        ("active", Some(1))
+    );
+}
+
+fn spread(counts: &BTreeMap<SocketAddr, u32>) -> (f64, f64) {
+    let counts: Vec<f64> = counts.values().copied().map(f64::from).collect();
+    let mean = counts.iter().sum::<f64>() / counts.len() as f64;
+    let variance = counts.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / counts.len() as f64;
+    (
+        variance.sqrt() / mean,
+        counts.iter().copied().fold(0.0, f64::max) / mean,
+    )
+}
+
+#[test]
+fn a_hundred_nodes_with_one_connection_each_are_balanced_together() {
+    for policy in [Policy::RoundRobin, Policy::LeastConnection] {
+        let mut counts = BTreeMap::new();
+        for rank in 0..100 {
+            let mut node = Node::new(LIMITS, rank);
+            node.declare([Service {
+                policy,
+                ..service("a", VIP, (0..10).map(endpoint))
+            }]);
+            *counts
+                .entry(node.maps.connect(at(VIP), 1).unwrap().address)
+                .or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 10);
+        assert!(spread(&counts).1 <= 1.1, "{policy:?}: {counts:?}");
+    }
+}
+
+#[test]
+fn pods_are_balanced_each_for_itself_and_all_together() {
+    for policy in [Policy::RoundRobin, Policy::LeastConnection] {
+        let declared = Service {
+            policy,
+            ..service("a", VIP, (0..8).map(endpoint))
+        };
+        let mut node = Node::with([declared.clone()]);
+        let own: BTreeSet<SocketAddr> = (0..8)
+            .map(|_| node.maps.connect(at(VIP), 1).unwrap().address)
+            .collect();
+        assert_eq!(own.len(), 8, "{policy:?}: as many backends as connections");
+        let mut node = Node::with([declared]);
+        let mut counts = BTreeMap::new();
+        for pod in 0..64 {
+            *counts
+                .entry(node.maps.connect(at(VIP), pod).unwrap().address)
+                .or_insert(0) += 1;
+        }
+        assert!(spread(&counts).0 <= 0.02, "{policy:?}: {counts:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn weights_are_kept(weights in proptest::collection::vec(1..=WEIGHT_MAX, 1..8)) {
+        let endpoints = (0u8..).zip(&weights).map(|(n, w)| Endpoint { weight: *w, ..endpoint(n) });
+        let mut node = Node::with([service("a", VIP, endpoints)]);
+        let connects = 4_000;
+        let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for _ in 0..connects {
+            *counts.entry(node.maps.connect(at(VIP), 1).unwrap().address).or_default() += 1;
+        }
+        let sum = f64::from(weights.iter().sum::<u32>());
+        for (count, weight) in counts.values().zip(&weights) {
+            let error = f64::from(*count) / f64::from(connects) - f64::from(*weight) / sum;
+            prop_assert!(error.abs() < 0.01, "{counts:?} for {weights:?}");
+        }
+    }
+}
