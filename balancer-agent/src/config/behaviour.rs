@@ -5,14 +5,19 @@ use super::{
     error::{KeyPath, Problems},
     mapping::Mapping,
     scalar,
-    tree::Node,
+    tree::{Node, Value},
 };
 use crate::core::model::{Keepalive, Policy};
 use std::num::NonZeroU32;
 
 /// Keys of `defaults`, which services have too.
-pub(super) const BEHAVIOUR_KEYS: &[&str] =
-    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "tracking"];
+pub(super) const BEHAVIOUR_KEYS: &[&str] = &[
+    "policy",
+    "session-affinity",
+    "tcp-user-timeout",
+    "keepalive",
+    "tracking",
+];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
 
@@ -61,7 +66,9 @@ impl Behaviour {
     pub(super) fn read(map: &Mapping<'_>, base: Self, problems: &mut Problems) -> Self {
         let behaviour = Self {
             policy: map
-                .read("policy", problems, |node| scalar::word(node, &Policy::ALL, Policy::name))
+                .read("policy", problems, |node| {
+                    scalar::word(node, &Policy::ALL, Policy::name)
+                })
                 .unwrap_or(base.policy),
             affinity_s: map
                 .read("session-affinity", problems, affinity)
@@ -69,8 +76,13 @@ impl Behaviour {
             user_timeout_ms: map
                 .read("tcp-user-timeout", problems, user_timeout)
                 .unwrap_or(base.user_timeout_ms),
-            keepalive: keepalive(map, problems).unwrap_or(base.keepalive),
-            tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
+            keepalive: match map.get("keepalive") {
+                Some(node) => keepalive(node, map.path.key("keepalive"), problems),
+                None => base.keepalive,
+            },
+            tracked: map
+                .read("tracking", problems, scalar::boolean)
+                .unwrap_or(base.tracked),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
         let (key, set) = match map.get("tracking") {
@@ -117,32 +129,25 @@ fn user_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
 
 /// Refuses what is neither text nor number with all that may stand there.
 fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cause> {
-    use super::tree::Value;
     match node.value {
         Value::Text(_) | Value::Integer(_) | Value::Float(_) => Ok(()),
-        _ => Err(Cause::Kind { expected, found: node.found() }),
+        _ => Err(Cause::Kind {
+            expected,
+            found: node.found(),
+        }),
     }
 }
 
-fn keepalive(map: &Mapping<'_>, problems: &mut Problems) -> Option<Option<Keepalive>> {
-    let node = map.get("keepalive")?;
-    let path = map.path.key("keepalive");
+fn keepalive(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -> Option<Keepalive> {
     if is_off(node) {
-        return Some(None);
-    }
-    if !matches!(node.value, super::tree::Value::Map(_)) {
-        let expected = "`off`, or `{idle: 10s, interval: 5s, probes: 3}`";
-        problems.add(node.at, path, Cause::Kind { expected, found: node.found() });
         return None;
     }
-    Some(keepalive_settings(node, path, problems))
-}
-
-fn keepalive_settings(
-    node: &Node<'_>,
-    path: KeyPath<'_>,
-    problems: &mut Problems,
-) -> Option<Keepalive> {
+    if !matches!(node.value, Value::Map(_)) {
+        let expected = "`off`, or `{idle: 10s, interval: 5s, probes: 3}`";
+        let found = node.found();
+        problems.add(node.at, path, Cause::Kind { expected, found });
+        return None;
+    }
     let map = Mapping::open(node, path, KEEPALIVE_KEYS, problems)?;
     let time = |node: &Node<'_>| scalar::seconds(node, 1..=KEEPALIVE_S_MAX);
     let probes = |node: &Node<'_>| scalar::number(node, 1..=KEEPALIVE_PROBES_MAX);

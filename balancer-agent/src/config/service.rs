@@ -7,7 +7,7 @@ use super::{
     error::{KeyPath, Position, Problems},
     mapping::Mapping,
     scalar,
-    tree::Node,
+    tree::{Node, Value},
 };
 use crate::core::{
     model::{BackendSource, FrontendSource, Lookup, Service, ServiceName},
@@ -43,7 +43,9 @@ pub(super) fn services(
     let mut services = Vec::new();
     for (index, node) in root.list("services", problems).iter().enumerate() {
         let path = path.item(index);
-        let Some(map) = Mapping::open(node, path, SERVICE_KEYS, problems) else { continue };
+        let Some(map) = Mapping::open(node, path, SERVICE_KEYS, problems) else {
+            continue;
+        };
         services.extend(reader.service(&map, defaults, problems));
     }
     if let Some(node) = root.get("services") {
@@ -81,10 +83,18 @@ impl ServicesReader {
         if map.get("dns").is_none() {
             let service = || name.to_string();
             if is_empty(map, "frontends") {
-                problems.add(map.node.at, map.path, Cause::NoFrontend { service: service() });
+                problems.add(
+                    map.node.at,
+                    map.path,
+                    Cause::NoFrontend { service: service() },
+                );
             }
             if is_empty(map, "backends") {
-                problems.add(map.node.at, map.path, Cause::NoBackend { service: service() });
+                problems.add(
+                    map.node.at,
+                    map.path,
+                    Cause::NoBackend { service: service() },
+                );
             }
         }
         Some(Service {
@@ -100,13 +110,15 @@ impl ServicesReader {
     }
 
     fn name(&mut self, map: &Mapping<'_>, problems: &mut Problems) -> Option<ServiceName> {
-        let decode =
-            |node: &Node<'_>| ServiceName::new(scalar::text(node)?).map_err(Cause::Name);
+        let decode = |node: &Node<'_>| ServiceName::new(scalar::text(node)?).map_err(Cause::Name);
         let name = map.require("name", "name: payments", problems, decode)?;
         let at = map.get("name").map_or(map.node.at, |node| node.at);
         if let Some(first_line) = self.names.insert(name.clone(), at.line) {
             self.names.insert(name.clone(), first_line);
-            let cause = Cause::NameTaken { name: name.to_string(), first_line };
+            let cause = Cause::NameTaken {
+                name: name.to_string(),
+                first_line,
+            };
             problems.add(at, map.path.key("name"), cause);
         }
         Some(name)
@@ -159,14 +171,15 @@ impl ServicesReader {
             };
             problems.add(at, path, cause);
         } else {
-            self.frontends.insert(frontend.clone(), (service.clone(), at.line));
+            self.frontends
+                .insert(frontend.clone(), (service.clone(), at.line));
         }
     }
 }
 
 fn is_empty(map: &Mapping<'_>, key: &str) -> bool {
-    use super::tree::Value;
-    map.get(key).is_none_or(|node| node.value == Value::List(Vec::new()))
+    map.get(key)
+        .is_none_or(|node| node.value == Value::List(Vec::new()))
 }
 
 /// What names a backend within its service, whatever its weight and state.
@@ -185,23 +198,36 @@ fn backends(
     let mut backends = BTreeSet::new();
     if let (Some(lookup), Some(node)) = (both, map.get("dns")) {
         first_lines.insert(BackendKey::Resolved(lookup.clone()), node.at.line);
-        backends.insert(BackendSource::Resolved { lookup: lookup.clone(), weight: 1 });
+        backends.insert(BackendSource::Resolved {
+            lookup: lookup.clone(),
+            weight: 1,
+        });
     }
     let path = map.path.key("backends");
     for (index, node) in map.list("backends", problems).iter().enumerate() {
         let path = path.item(index);
-        let Some(backend) = endpoint::backend(node, path, problems) else { continue };
+        let Some(backend) = endpoint::backend(node, path, problems) else {
+            continue;
+        };
         let (key, shown) = match &backend {
-            BackendSource::Fixed(endpoint) => {
-                (BackendKey::Fixed(endpoint.address), endpoint.address.to_string())
-            }
+            BackendSource::Fixed(endpoint) => (
+                BackendKey::Fixed(endpoint.address),
+                endpoint.address.to_string(),
+            ),
             BackendSource::Resolved { lookup, .. } => {
                 (BackendKey::Resolved(lookup.clone()), lookup.to_string())
             }
         };
         let first_line = *first_lines.entry(key).or_insert(node.at.line);
         if first_line != node.at.line || backends.contains(&backend) {
-            problems.add(node.at, path, Cause::BackendTwice { backend: shown, first_line });
+            problems.add(
+                node.at,
+                path,
+                Cause::BackendTwice {
+                    backend: shown,
+                    first_line,
+                },
+            );
         }
         backends.insert(backend);
     }
@@ -221,20 +247,54 @@ fn check_limits(
             FrontendSource::Fixed(address) => wanted(address),
             FrontendSource::Resolved(_) => false,
         };
-        services.iter().map(|service| service.frontends.iter().filter(fixed).count()).sum()
+        services
+            .iter()
+            .map(|service| service.frontends.iter().filter(fixed).count())
+            .sum()
     };
     let fixed = |source: &&BackendSource| matches!(source, BackendSource::Fixed(_));
-    let backends = services.iter().map(|service| service.backends.iter().filter(fixed).count());
+    let backends = services
+        .iter()
+        .map(|service| service.backends.iter().filter(fixed).count());
     // Id 0 belongs to the self-test, which has one frontend of each family and one backend too.
     let counts: [(usize, &'static str, u32, &'static str); 4] = [
-        (services.len(), "services", limits.services - 1, "limits.services"),
-        (backends.sum(), "backends", limits.backends - 1, "limits.backends"),
-        (frontends(SocketAddr::is_ipv4), "IPv4 frontends", limits.frontends - 1, "limits.frontends"),
-        (frontends(SocketAddr::is_ipv6), "IPv6 frontends", limits.frontends - 1, "limits.frontends"),
+        (
+            services.len(),
+            "services",
+            limits.services - 1,
+            "limits.services",
+        ),
+        (
+            backends.sum(),
+            "backends",
+            limits.backends - 1,
+            "limits.backends",
+        ),
+        (
+            frontends(SocketAddr::is_ipv4),
+            "IPv4 frontends",
+            limits.frontends - 1,
+            "limits.frontends",
+        ),
+        (
+            frontends(SocketAddr::is_ipv6),
+            "IPv6 frontends",
+            limits.frontends - 1,
+            "limits.frontends",
+        ),
     ];
     for (count, what, max, key) in counts {
         if usize::try_from(max).is_ok_and(|max| count > max) {
-            problems.add(at, path, Cause::Limit { count, what, max, key });
+            problems.add(
+                at,
+                path,
+                Cause::Limit {
+                    count,
+                    what,
+                    max,
+                    key,
+                },
+            );
         }
     }
 }

@@ -9,7 +9,8 @@ use super::{
 };
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{
-    DefaultMessageFormatter, DuplicateKeyPolicy, Error, MergeKeyPolicy, MessageFormatter, Options, Spanned,
+    DefaultMessageFormatter, DuplicateKeyPolicy, Error, MergeKeyPolicy, MessageFormatter, Options,
+    Spanned,
 };
 use std::{borrow::Cow, fmt};
 
@@ -72,7 +73,11 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Problem> {
                 message: DefaultMessageFormatter.format_message(other).into_owned(),
             },
         };
-        Problem { at, path: String::new(), cause }
+        Problem {
+            at,
+            path: String::new(),
+            cause,
+        }
     })
 }
 
@@ -104,7 +109,11 @@ impl Node<'_> {
 /// Text that fits a message and cannot garble a terminal.
 pub(super) fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 60;
-    let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
+    let mut short: String = text
+        .chars()
+        .take(CHARS_MAX)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         short.push('…');
     }
@@ -114,7 +123,10 @@ pub(super) fn excerpt(text: &str) -> String {
 impl<'de> Deserialize<'de> for Node<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value<'de>>::deserialize(deserializer)?;
-        Ok(Self { at: spanned.referenced.into(), value: spanned.value })
+        Ok(Self {
+            at: spanned.referenced.into(),
+            value: spanned.value,
+        })
     }
 }
 

@@ -9,12 +9,17 @@ use std::{fmt::Write, net::Ipv4Addr};
 
 /// An error that names no place and no mistake would leave its reader alone.
 fn parse_and_check(text: &str) -> Result<(), TestCaseError> {
-    let Err(error) = Config::parse(text, "balancer.yaml") else { return Ok(()) };
+    let Err(error) = Config::parse(text, "balancer.yaml") else {
+        return Ok(());
+    };
     prop_assert!(!error.problems.is_empty());
     prop_assert!(error.problems.is_sorted_by_key(|problem| problem.at));
     for problem in &error.problems {
         prop_assert!(!problem.cause.hint().is_empty(), "{problem}");
-        prop_assert!(problem.at.line as usize <= text.lines().count() + 1, "{problem}");
+        prop_assert!(
+            problem.at.line as usize <= text.lines().count() + 1,
+            "{problem}"
+        );
     }
     Ok(())
 }
@@ -38,11 +43,12 @@ proptest! {
     ) {
         let mut letters: Vec<char> = Config::example().chars().collect();
         for (index, act, letter) in edits {
+            if letters.is_empty() { letters.push(letter); }
             let index = index.index(letters.len());
             match act {
                 0 => { letters.remove(index); }
                 1 => letters.insert(index, letter),
-                2 => letters.truncate(index.max(1)),
+                2 => letters.truncate(index),
                 _ => letters[index] = letter,
             }
         }
