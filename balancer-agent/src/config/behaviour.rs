@@ -5,7 +5,7 @@ use super::{
     error::{KeyPath, Problems},
     mapping::Mapping,
     scalar,
-    tree::Node,
+    tree::{Node, Value},
 };
 use crate::core::model::{Keepalive, Policy};
 use std::num::NonZeroU32;
@@ -76,7 +76,10 @@ impl Behaviour {
             user_timeout_ms: map
                 .read("tcp-user-timeout", problems, user_timeout)
                 .unwrap_or(base.user_timeout_ms),
-            keepalive: keepalive(map, problems).unwrap_or(base.keepalive),
+            keepalive: match map.get("keepalive") {
+                Some(node) => keepalive(node, map.path.key("keepalive"), problems),
+                None => base.keepalive,
+            },
             tracked: map
                 .read("tracking", problems, scalar::boolean)
                 .unwrap_or(base.tracked),
@@ -126,7 +129,6 @@ fn user_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
 
 /// Refuses what is neither text nor number with all that may stand there.
 fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cause> {
-    use super::tree::Value;
     match node.value {
         Value::Text(_) | Value::Integer(_) | Value::Float(_) => Ok(()),
         _ => Err(Cause::Kind {
@@ -136,32 +138,16 @@ fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cau
     }
 }
 
-fn keepalive(map: &Mapping<'_>, problems: &mut Problems) -> Option<Option<Keepalive>> {
-    let node = map.get("keepalive")?;
-    let path = map.path.key("keepalive");
+fn keepalive(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -> Option<Keepalive> {
     if is_off(node) {
-        return Some(None);
-    }
-    if !matches!(node.value, super::tree::Value::Map(_)) {
-        let expected = "`off`, or `{idle: 10s, interval: 5s, probes: 3}`";
-        problems.add(
-            node.at,
-            path,
-            Cause::Kind {
-                expected,
-                found: node.found(),
-            },
-        );
         return None;
     }
-    Some(keepalive_settings(node, path, problems))
-}
-
-fn keepalive_settings(
-    node: &Node<'_>,
-    path: KeyPath<'_>,
-    problems: &mut Problems,
-) -> Option<Keepalive> {
+    if !matches!(node.value, Value::Map(_)) {
+        let expected = "`off`, or `{idle: 10s, interval: 5s, probes: 3}`";
+        let found = node.found();
+        problems.add(node.at, path, Cause::Kind { expected, found });
+        return None;
+    }
     let map = Mapping::open(node, path, KEEPALIVE_KEYS, problems)?;
     let time = |node: &Node<'_>| scalar::seconds(node, 1..=KEEPALIVE_S_MAX);
     let probes = |node: &Node<'_>| scalar::number(node, 1..=KEEPALIVE_PROBES_MAX);

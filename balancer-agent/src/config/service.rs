@@ -7,7 +7,7 @@ use super::{
     error::{KeyPath, Position, Problems},
     mapping::Mapping,
     scalar,
-    tree::Node,
+    tree::{Node, Value},
 };
 use crate::core::{
     model::{BackendSource, FrontendSource, Lookup, Service, ServiceName},
@@ -178,7 +178,6 @@ impl ServicesReader {
 }
 
 fn is_empty(map: &Mapping<'_>, key: &str) -> bool {
-    use super::tree::Value;
     map.get(key)
         .is_none_or(|node| node.value == Value::List(Vec::new()))
 }

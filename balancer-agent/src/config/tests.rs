@@ -203,9 +203,9 @@ fn written_keys(node: &Node<'_>, path: &str, into: &mut std::collections::BTreeS
             }
         }
         Value::List(items) => {
-            items
-                .iter()
-                .for_each(|item| written_keys(item, &format!("{path}[]"), into));
+            for item in items {
+                written_keys(item, &format!("{path}[]"), into);
+            }
         }
         _ => {}
     }

@@ -43,11 +43,12 @@ proptest! {
     ) {
         let mut letters: Vec<char> = Config::example().chars().collect();
         for (index, act, letter) in edits {
+            if letters.is_empty() { letters.push(letter); }
             let index = index.index(letters.len());
             match act {
                 0 => { letters.remove(index); }
                 1 => letters.insert(index, letter),
-                2 => letters.truncate(index.max(1)),
+                2 => letters.truncate(index),
                 _ => letters[index] = letter,
             }
         }

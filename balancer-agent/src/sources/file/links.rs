@@ -10,7 +10,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Most symlinks that are followed, as in the kernel (`MAXSYMLINKS`, path_resolution(7)).
+/// Most symlinks that are followed, as in the kernel (`MAXSYMLINKS`, `path_resolution(7)`).
 const LINKS_MAX: usize = 40;
 
 /// Entries, each by its directory and name, whose change may change what `path` leads to. The

@@ -55,7 +55,7 @@ impl Fixture {
     fn rank(update: FileUpdate) -> u32 {
         match update {
             FileUpdate::Loaded { config, .. } => config.node_rank,
-            FileUpdate::Rejected(error) => panic!("{error}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -69,7 +69,7 @@ impl Fixture {
                 let error = error.to_string();
                 assert!(error.contains(part) && error.contains("hint: "), "{error}");
             }
-            FileUpdate::Loaded { config, .. } => panic!("loaded {config:?}"),
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -198,7 +198,7 @@ async fn a_bad_file_at_the_start_is_told() {
 }
 
 #[tokio::test]
-async fn a_reload_tells_of_what_is_bad_but_not_of_what_is_unchanged() {
+async fn a_reload_is_always_answered() {
     let mut fixture = Fixture::with_rank(1);
     fixture.expect_rank(1).await;
     fixture.handle.reload();
@@ -207,6 +207,10 @@ async fn a_reload_tells_of_what_is_bad_but_not_of_what_is_unchanged() {
     fixture.handle.reload();
     fixture.expect_rejection("there is no key `no`").await;
     assert_eq!(fixture.handle.loaded(), 1);
+    fixture.write(text(2));
+    fixture.expect_rank(2).await;
+    fixture.handle.reload();
+    assert!(matches!(fixture.next().await, FileUpdate::Unchanged));
 }
 
 #[tokio::test]
