@@ -1,6 +1,7 @@
 //! Servers that fail, refuse or stay silent: the last good members stay.
 
 use crate::{
+    log::Log,
     server::{DnsServer, Reply},
     source::{HOUR, Source, both, host, present, settings},
 };
@@ -10,11 +11,7 @@ use balancer_agent::{
     sources::dns::{FailureKind, Standing},
 };
 use hickory_server::proto::{op::ResponseCode, rr::RecordType};
-use std::{
-    io::Write,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 const NAME: &str = "shop.test";
 
@@ -99,6 +96,19 @@ async fn a_family_that_fails_keeps_its_addresses_while_the_other_changes() {
 }
 
 #[tokio::test]
+async fn a_family_that_never_answered_does_not_hold_up_the_other() {
+    let server = DnsServer::start().await;
+    server.say(NAME, RecordType::A, Reply::addresses(0, &["10.0.0.1"]));
+    server.say(NAME, RecordType::AAAA, Reply::Code(ResponseCode::ServFail));
+    let mut source = Source::start(settings(&[&server]), &[host(NAME, 80)]);
+    assert!(source.until(&present(&["10.0.0.1:80"])).await.is_empty());
+    server.say(NAME, RecordType::AAAA, Reply::addresses(0, &["fd00::1"]));
+    let all = present(&["10.0.0.1:80", "[fd00::1]:80"]);
+    assert!(source.until(&all).await.is_empty());
+    source.stop().await;
+}
+
+#[tokio::test]
 async fn the_next_server_answers_for_one_that_is_dead_or_broken() {
     for dead in [
         Reply::Silence,
@@ -169,31 +179,9 @@ async fn a_name_that_is_none_is_an_error_of_its_own() {
     source.stop().await;
 }
 
-/// Where log lines go.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn failures_are_logged_once_per_turn() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // The test's runtime has one thread, so that all of the source logs here.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let log = Log::start();
     let server = DnsServer::start().await;
     server.say_host(NAME, 0, &["10.0.0.1"]);
     let settings = DnsSettings {
@@ -209,10 +197,9 @@ async fn failures_are_logged_once_per_turn() {
         source.next().await;
     }
     source.stop().await;
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for (line, count) in [("DNS fails;", 2), ("DNS answers again", 2)] {
-        let lines: Vec<_> = text.lines().filter(|text| text.contains(line)).collect();
-        assert_eq!(lines.len(), count, "{text}");
-        assert!(lines.iter().all(|line| line.contains(NAME)), "{text}");
+        let lines = log.lines(line);
+        assert_eq!(lines.len(), count, "{lines:#?}");
+        assert!(lines.iter().all(|line| line.contains(NAME)), "{lines:#?}");
     }
 }

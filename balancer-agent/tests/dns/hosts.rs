@@ -1,10 +1,11 @@
 //! A and AAAA records: how sets follow what servers say.
 
 use crate::{
+    log::Log,
     server::{DnsServer, Reply, address, alias},
     source::{HOUR, Source, both, host, present, settings},
 };
-use balancer_agent::{config::DnsSettings, sources::dns::Standing};
+use balancer_agent::{config::DnsSettings, core::resolution::MEMBERS_MAX, sources::dns::Standing};
 use hickory_server::proto::rr::RecordType;
 use std::time::Duration;
 
@@ -170,6 +171,31 @@ async fn a_truncated_answer_is_asked_for_again_over_tcp() {
 }
 
 #[tokio::test]
+async fn an_oversized_answer_is_cut_and_the_rest_counted() {
+    let server = DnsServer::start().await;
+    let lookup = host(NAME, 80);
+    let ips: Vec<String> = (0..1_200)
+        .map(|host| format!("10.0.{}.{}", host / 200, host % 200))
+        .collect();
+    server.say_host(
+        NAME,
+        3_600,
+        &ips.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let settings = DnsSettings {
+        ttl_max: HOUR,
+        ..settings(&[&server])
+    };
+    let mut source = Source::start(settings, std::slice::from_ref(&lookup));
+    let (_, members) = source.next().await;
+    assert_eq!(
+        (members.len(), source.health_of(&lookup).excess),
+        (MEMBERS_MAX, 200)
+    );
+    source.stop().await;
+}
+
+#[tokio::test]
 async fn aliases_are_followed_and_their_ttl_counts() {
     let server = DnsServer::start().await;
     let answers = vec![
@@ -200,9 +226,10 @@ async fn aliases_are_followed_and_their_ttl_counts() {
 async fn addresses_that_nobody_can_dial_are_dropped_and_counted() {
     let server = DnsServer::start().await;
     let lookup = host(NAME, 80);
+    let log = Log::start();
     server.say_host(
         NAME,
-        3_600,
+        0,
         &[
             "0.0.0.0",
             "224.0.0.1",
@@ -213,14 +240,24 @@ async fn addresses_that_nobody_can_dial_are_dropped_and_counted() {
             "fd00::1",
         ],
     );
-    let settings = DnsSettings {
-        ttl_max: HOUR,
-        ..settings(&[&server])
-    };
-    let mut source = Source::start(settings, std::slice::from_ref(&lookup));
+    let mut source = Source::start(settings(&[&server]), std::slice::from_ref(&lookup));
     source
         .until(&present(&["10.0.0.1:80", "[fd00::1]:80"]))
         .await;
-    assert_eq!(source.health_of(&lookup).addresses_refused, 5);
+    server.asked(NAME, RecordType::A, 3).await;
+    assert!(
+        source.health_of(&lookup).addresses_refused >= 10,
+        "counted in each answer"
+    );
+    let lines = log.lines("dropped an address");
+    assert_eq!(lines.len(), 5, "logged once: {lines:#?}");
+    assert!(
+        lines.iter().all(|line| line.contains("shop.test:80")),
+        "{lines:#?}"
+    );
+    assert!(
+        lines.iter().any(|line| line.contains("224.0.0.1")),
+        "{lines:#?}"
+    );
     source.stop().await;
 }

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 /// Longest that a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Stands for the name that was asked for.
 const ASKED: &str = "asked.test";

@@ -107,10 +107,12 @@ impl Source {
 
     /// The next event.
     pub(crate) async fn next(&mut self) -> (Lookup, Vec<Member>) {
-        match timeout(PATIENCE, self.events.recv()).await {
-            Ok(Some(Event::MembersChanged { lookup, members })) => (lookup, members),
-            Ok(other) => panic!("unexpected event {other:?}"),
-            Err(_) => panic!("no event comes; health: {:#?}", self.health.snapshot()),
+        let event = timeout(PATIENCE, self.events.recv())
+            .await
+            .unwrap_or_else(|_| panic!("no event comes; health: {:#?}", self.health.snapshot()));
+        match event {
+            Some(Event::MembersChanged { lookup, members }) => (lookup, members),
+            other => panic!("unexpected event {other:?}"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Servers from the system's resolv.conf: missing, empty, there, changed.
 
 use crate::{
+    log::Log,
     server::DnsServer,
     source::{Source, host, present, settings},
 };
@@ -58,6 +59,7 @@ async fn servers_are_taken_from_the_file_once_it_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("resolv.conf");
     server.say_host(NAME, 0, &["10.0.0.1"]);
+    let log = Log::start();
     let lookup = host(NAME, 80);
     let mut source = Source::run(
         DnsSource::new(&path),
@@ -65,6 +67,11 @@ async fn servers_are_taken_from_the_file_once_it_is_there() {
         std::slice::from_ref(&lookup),
     );
     source.failed(&lookup, FailureKind::Servers).await;
+    assert_eq!(
+        log.lines("read the DNS servers").len(),
+        1,
+        "one cause, one line"
+    );
     // The search domain has no say: the name is absolute.
     let text = format!(
         "search wrong.test\noptions ndots:5\nnameserver {}\n",

@@ -77,7 +77,7 @@ fn failures_back_off_up_to_ttl_max_and_keep_members() {
     for _ in 0..8 {
         let now = resolution.query_at();
         assert_eq!(resolution.answer(now, &Answer::FAILED), None);
-        delays.push((resolution.query_at() - now).as_secs());
+        delays.push(resolution.query_at().saturating_sub(now).as_secs());
     }
     assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
     assert_eq!(told(&resolution), (vec![v4(1)], vec![]));
@@ -295,8 +295,8 @@ fn model(rules: &Rules, history: &[Step], address: SocketAddr) -> Option<Presenc
         }
         if matches!(state, Some((Presence::Present, _))) {
             let removed = missing.len() >= 2 && now >= missing[0] + rules.removal_delay;
-            let stale = failing.is_some_and(|since| now >= since.max(seen) + rules.serve_stale);
-            if removed || stale {
+            let expired = failing.is_some_and(|since| now >= since.max(seen) + rules.serve_stale);
+            if removed || expired {
                 state = Some((Presence::Departed, now));
             }
         }

@@ -178,12 +178,10 @@ pub(super) fn weights(shares: &[(u16, usize)]) -> Vec<u32> {
         .iter()
         .map(|(_, count)| u64::try_from(*count).unwrap_or(1).max(1));
     // Beyond this the least common multiple serves nobody, and products could overflow.
-    let scale = counts
-        .clone()
-        .fold(1, |scale, count| match lcm(scale, count) {
-            multiple if multiple <= u64::from(u32::MAX) => multiple,
-            _ => u64::from(WEIGHT_MAX),
-        });
+    let scale = counts.clone().fold(1, |scale, count| {
+        let multiple = u32::try_from(lcm(scale, count)).unwrap_or(WEIGHT_MAX);
+        u64::from(multiple)
+    });
     let scaled: Vec<u64> = shares
         .iter()
         .zip(counts)
