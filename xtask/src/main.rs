@@ -3,11 +3,17 @@
 //! Contributors and CI call nothing else. Everything is compiled as the calling user; root is
 //! asked for only where eBPF is loaded.
 
+mod artifacts;
+mod bench;
 mod build;
+mod demo;
+mod kernels;
+mod lint;
 mod privilege;
 mod process;
 mod setup;
 mod system;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -36,12 +42,27 @@ enum Task {
     Setup(setup::Options),
     /// Compile the kernel programs and the agent that embeds them.
     Build(build::Options),
+    /// Run the demo: gRPC clients and servers without and with the balancer.
+    Demo(demo::Options),
+    /// Run all tests, as root where the real kernel is under test.
+    Test(test::Options),
+    /// Check format, lints, house rules, licences, spelling and documentation.
+    Lint,
+    /// Run the benchmarks, all or those named.
+    Bench(bench::Options),
+    /// Boot other kernels in QEMU and run the smoke test in each.
+    TestKernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Setup(options) => setup::run(&options),
         Task::Build(options) => build::run(&options),
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Lint => lint::run(),
+        Task::Bench(options) => bench::run(&options),
+        Task::TestKernels(options) => kernels::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -70,3 +70,9 @@ pub(crate) fn without_package_variables(command: &mut Command) {
     // `cargo run` puts its own toolchain's libraries first; another rustc must not load them.
     command.env_remove("LD_LIBRARY_PATH");
 }
+
+/// The variable that tells tests, demo and benchmarks which agent to run.
+pub(crate) fn agent_variable(profile: &str) -> (&'static str, String) {
+    let agent = target().join(profile).join("balancer-agent");
+    ("BALANCER_AGENT_BIN", agent.display().to_string())
+}
