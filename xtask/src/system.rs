@@ -9,8 +9,6 @@ use crate::{privilege, process};
 /// What xtask needs to know about the operating system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct System {
-    /// `ID` of os-release: `debian`, `ubuntu`, ….
-    pub(crate) id: String,
     /// `PRETTY_NAME` of os-release.
     pub(crate) name: String,
     /// Whether apt-get is there and xtask may use it, being root.
@@ -34,16 +32,10 @@ impl System {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let has_apt = process::find_in_path("apt-get").is_some();
         Self {
-            id: os_release_value(&release, "ID").unwrap_or_else(|| "unknown".into()),
             name: os_release_value(&release, "PRETTY_NAME").unwrap_or_else(|| "unknown".into()),
             may_install: has_apt && privilege::is_root(),
             has_apt,
         }
-    }
-
-    /// Whether this is Debian itself, whose suites and packages [`crate::kernels`] relies on.
-    pub(crate) fn is_debian(&self) -> bool {
-        self.id == "debian"
     }
 }
 

@@ -11,8 +11,9 @@ use crate::process;
 /// Runs as process 1. Each line that a host reads starts with a word of its own.
 const INIT: &str = r#"#!/bin/busybox sh
 export PATH=/bin
-busybox --install -s /bin
-mount -t proc proc /proc
+# It finds itself through /proc/self/exe.
+/bin/busybox mount -t proc proc /proc
+/bin/busybox --install -s /bin
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp

@@ -123,6 +123,9 @@ impl Apt {
         })?;
         process::say(format!("kernel {}: fetching {package}", kernel.name));
         let archives = self.state.join("archives");
+        // An older package of the same name would be taken for the new one.
+        fs::remove_dir_all(&archives).context("remove the packages kept before")?;
+        fs::create_dir_all(&archives).context("make room for the package")?;
         process::output(
             self.command("apt-get")
                 .current_dir(&archives)
@@ -133,17 +136,32 @@ impl Apt {
         })?;
         let unpacked = self.state.join("unpacked");
         process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
-        let image = find_file(&unpacked.join("boot"), |name| {
-            name.strip_prefix("vmlinuz-")
-                .is_some_and(|v| v.starts_with(kernel.version_prefix))
-        })?;
-        let name = image
-            .file_name()
-            .context("a file found by name has a name")?;
-        fs::copy(&image, directory.join(name)).context("keep the kernel image")?;
+        keep_image(&unpacked, kernel, directory)?;
         // The modules are many times larger than the image, and nothing loads them.
-        fs::remove_dir_all(&unpacked).context("remove the unpacked package")
+        fs::remove_dir_all(&unpacked).context("remove the unpacked package")?;
+        fs::remove_dir_all(self.state.join("lists")).context("remove the package lists")
     }
+}
+
+/// Copies the image from an unpacked package: `boot/vmlinuz-VERSION`, or in a `linux-binary`
+/// package `usr/lib/modules/VERSION/vmlinuz`.
+fn keep_image(unpacked: &Path, kernel: &Kernel, directory: &Path) -> Result<()> {
+    let fits = |version: &str| version.starts_with(kernel.version_prefix);
+    let in_boot = find_file(&unpacked.join("boot"), |name| {
+        name.strip_prefix("vmlinuz-").is_some_and(fits)
+    });
+    let image = in_boot.or_else(|_| {
+        let modules = find_file(&unpacked.join("usr/lib/modules"), fits)?;
+        anyhow::Ok(modules.join("vmlinuz"))
+    })?;
+    let version = match image.file_name().and_then(|name| name.to_str()) {
+        Some("vmlinuz") => image.parent().and_then(Path::file_name),
+        _ => image.file_name(),
+    };
+    let version = version.and_then(|name| name.to_str()).unwrap_or_default();
+    let name = format!("vmlinuz-{}", version.trim_start_matches("vmlinuz-"));
+    fs::copy(&image, directory.join(name)).with_context(|| format!("keep {}", image.display()))?;
+    Ok(())
 }
 
 fn find_file(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
