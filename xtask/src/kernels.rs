@@ -79,7 +79,7 @@ const NEEDS: [Need; 3] = [
 /// Boot other kernels in QEMU and run the smoke test in each.
 ///
 /// Debian's cloud kernels are fetched with a private apt configuration that leaves the system's
-/// alone, and kept in the user's cache directory (balancer/kernels in XDG_CACHE_HOME). Each boots
+/// alone, and kept in the user's cache directory (balancer/kernels in `XDG_CACHE_HOME`). Each boots
 /// in QEMU without KVM and runs the statically linked smoke test: load, attach, connect, count.
 #[derive(Debug, Args)]
 pub(crate) struct Options {

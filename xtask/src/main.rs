@@ -14,6 +14,8 @@ mod process;
 mod setup;
 mod system;
 mod test;
+#[cfg(test)]
+mod tidy;
 mod toolchain;
 mod workspace;
 

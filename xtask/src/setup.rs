@@ -8,7 +8,7 @@ use crate::{process, toolchain};
 /// Find the eBPF toolchain, and install what is missing.
 ///
 /// Needed are a rustc with a `core` crate for bpfel-unknown-none and a bpf-linker whose LLVM is at
-/// least rustc's. They are looked for in this order: the rustc named by BALANCER_BPF_RUSTC; any
+/// least rustc's. They are looked for in this order: the rustc named by `BALANCER_BPF_RUSTC`; any
 /// rustc (PATH, /usr/bin, rustup's toolchains) with a precompiled core; a rustup toolchain with
 /// rust-src, nightly first. What is missing is installed: on Debian by apt when root, elsewhere by
 /// rustup and cargo; where that is impossible the exact commands are printed. The other commands

@@ -17,11 +17,11 @@ use std::{
 
 use anyhow::{Result, bail};
 
-pub(crate) use self::explain::explain;
-use self::{
-    facts::Facts,
-    select::{Choice, Core, Selection},
+pub(crate) use self::{
+    explain::explain,
+    select::{Choice, Selection},
 };
+use self::{facts::Facts, select::Core};
 use crate::{process, workspace};
 
 /// The environment variable that overrides the discovery of rustc.

@@ -132,7 +132,8 @@ impl Apt {
                 .args(["-q", "download", package]),
         )?;
         let deb = find_file(&archives, |name| {
-            name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+            name.strip_prefix(package)
+                .is_some_and(|rest| rest.starts_with('_'))
         })?;
         let unpacked = self.state.join("unpacked");
         process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;

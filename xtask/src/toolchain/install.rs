@@ -92,23 +92,19 @@ fn plan_linker(llvm_major_min: Option<u32>, offer: &Offer) -> Vec<Step> {
     if let Some(&llvm_major) = offer.llvm_installed.iter().filter(new_enough).min() {
         return vec![Step::CompileLinker { llvm_major, tools }];
     }
-    match offer.llvm_in_apt.iter().filter(new_enough).min() {
-        Some(&llvm_major) => {
-            let llvm = format!("llvm-{llvm_major}-dev");
-            let packages = vec![llvm, "zlib1g-dev".into(), "libzstd-dev".into()];
-            vec![
-                Step::Apt(packages),
-                Step::CompileLinker { llvm_major, tools },
-            ]
-        }
-        None => {
-            let architecture = offer.architecture.clone();
-            vec![Step::FetchLinker {
-                architecture,
-                tools,
-            }]
-        }
-    }
+    let Some(&llvm_major) = offer.llvm_in_apt.iter().filter(new_enough).min() else {
+        let architecture = offer.architecture.clone();
+        return vec![Step::FetchLinker {
+            architecture,
+            tools,
+        }];
+    };
+    let llvm = format!("llvm-{llvm_major}-dev");
+    let packages = vec![llvm, "zlib1g-dev".into(), "libzstd-dev".into()];
+    vec![
+        Step::Apt(packages),
+        Step::CompileLinker { llvm_major, tools },
+    ]
 }
 
 /// What [`install`] would do for `missing`, going by the package lists that are there.
