@@ -15,6 +15,9 @@ use crate::{
     workspace,
 };
 
+/// The release of typos that is installed if there is none.
+const TYPOS: &str = "typos==1.52.0";
+
 /// What came of one check.
 enum Outcome {
     Passed,
@@ -172,10 +175,36 @@ fn licences() -> Outcome {
 }
 
 fn spelling() -> Outcome {
-    let Some(typos) = tool("typos") else {
+    let Some(typos) = tool("typos").or_else(install_typos) else {
         return not_installed("typos", "typos-cli");
     };
     outcome(Command::new(typos).current_dir(workspace::root()))
+}
+
+/// A release of typos from Python's package index: compiling it would take minutes.
+fn install_typos() -> Option<PathBuf> {
+    let directory = workspace::tools().join("python");
+    let typos = directory.join("bin").join("typos");
+    if process::is_executable(&typos) {
+        return Some(typos);
+    }
+    let mut pip = Command::new("python3");
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--target",
+    ]);
+    pip.arg(&directory).arg(TYPOS);
+    match process::output(&mut pip) {
+        Ok(_) => process::is_executable(&typos).then_some(typos),
+        Err(error) => {
+            process::say(format!("typos could not be installed: {error:#}"));
+            None
+        }
+    }
 }
 
 fn not_installed(program: &str, package: &str) -> Outcome {

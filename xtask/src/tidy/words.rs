@@ -119,7 +119,5 @@ fn hosts(line: &str) -> impl Iterator<Item = &str> {
 fn is_public(host: &str) -> bool {
     let is_address = host.parse::<std::net::IpAddr>().is_ok();
     let below = |name: &&str| host == *name || host.ends_with(&format!(".{name}"));
-    is_address
-        || PUBLIC_HOSTS.iter().any(|name| below(name))
-        || EXAMPLE_HOSTS.iter().any(|name| below(name))
+    is_address || PUBLIC_HOSTS.iter().any(below) || EXAMPLE_HOSTS.iter().any(below)
 }
