@@ -1,0 +1,102 @@
+//! `cargo xtask bench`: the benchmarks, compiled as the user and run as root.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{
+    artifacts::{self, Executable},
+    build, privilege, process, system, test, workspace,
+};
+
+/// Run the benchmarks, all or those named.
+///
+/// Each is compiled optimised as the calling user and run as root (through sudo if need be), one
+/// after the other. Results are ratios within one run, with rounds and spread. Run them on a quiet
+/// machine.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The benchmarks to run; all if none is named.
+    names: Vec<String>,
+    /// Passed on to each benchmark.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    system::require(&test::NEEDS, "run the benchmarks")?;
+    build::object()?;
+    build::agent(true)?;
+    let benches = select(
+        artifacts::build(&mut cargo(&options.names))?,
+        &options.names,
+    )?;
+    let mut failed = Vec::new();
+    for bench in &benches {
+        process::say(format!("benchmark {}", bench.target));
+        let mut arguments = vec!["--bench".to_owned()];
+        arguments.extend(options.arguments.iter().cloned());
+        let variables = [workspace::agent_variable("release")];
+        let mut command = privilege::as_root(
+            &bench.path,
+            &arguments,
+            &variables,
+            "load the kernel programs",
+        )?;
+        command.current_dir(workspace::root());
+        let status = command
+            .status()
+            .with_context(|| format!("start `{}`", process::shown(&command)))?;
+        if !status.success() {
+            failed.push(format!("{} ({status})", bench.target));
+        }
+    }
+    if !failed.is_empty() {
+        bail!(
+            "{} of {} benchmarks failed: {}",
+            failed.len(),
+            benches.len(),
+            failed.join(", ")
+        );
+    }
+    Ok(())
+}
+
+fn cargo(names: &[String]) -> Command {
+    let mut cargo = workspace::cargo();
+    cargo.args(["bench", "--no-run", "--package", workspace::TESTS_PACKAGE]);
+    if names.is_empty() {
+        cargo.arg("--benches");
+    }
+    for name in names {
+        cargo.args(["--bench", name]);
+    }
+    cargo
+}
+
+fn select(executables: Vec<Executable>, names: &[String]) -> Result<Vec<Executable>> {
+    // `--benches` also compiles the library and binaries of the package as harnesses.
+    let is_bench = |executable: &Executable| {
+        let source = executable.directory.join("benches");
+        source.join(format!("{}.rs", executable.target)).exists()
+            || source.join(&executable.target).join("main.rs").exists()
+    };
+    let benches: Vec<Executable> = executables
+        .into_iter()
+        .filter(|one| one.is_harness && is_bench(one))
+        .collect();
+    if benches.is_empty() {
+        bail!(
+            "{} has no benchmark{}",
+            workspace::TESTS_PACKAGE,
+            if names.is_empty() {
+                String::new()
+            } else {
+                format!(" called {}", names.join(", "))
+            }
+        );
+    }
+    Ok(benches)
+}

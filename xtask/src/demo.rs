@@ -1,0 +1,41 @@
+//! `cargo xtask demo`: real gRPC clients and servers, without and with the balancer.
+
+use std::os::unix::process::CommandExt as _;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{artifacts, build, privilege, process, system, test, workspace};
+
+/// Run the demo: gRPC clients and servers without and with the balancer.
+///
+/// It builds everything optimised, then runs the demo as root (through sudo if need be) in network
+/// namespaces and cgroups of its own, and takes about a minute. It cleans up after itself, also on
+/// Ctrl-C, and fails if a claim did not hold.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Passed on to the demo; `cargo xtask demo -- --help` lists what it takes.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    system::require(&test::NEEDS, "run the demo")?;
+    build::object()?;
+    build::agent(true)?;
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--release", "--package", workspace::TESTS_PACKAGE]);
+    cargo.args(["--bin", "balancer-demo"]);
+    let executables = artifacts::build(&mut cargo)?;
+    let demo = executables
+        .iter()
+        .find(|executable| executable.target == "balancer-demo")
+        .context("cargo built no executable called balancer-demo")?;
+    let variables = [workspace::agent_variable("release")];
+    let mut command =
+        privilege::as_root(&demo.path, &options.arguments, &variables, "run the demo")?;
+    // Replaced by the demo, which gets Ctrl-C itself and decides the exit code.
+    let error = command.exec();
+    Err(error).with_context(|| format!("start `{}`", process::shown(&command)))
+}
