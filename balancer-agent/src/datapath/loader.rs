@@ -7,7 +7,7 @@ use super::{
 };
 use crate::core::write::Limits;
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
     programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
@@ -203,9 +203,7 @@ fn load_object(
     let mut loader = EbpfLoader::new();
     // No program reads kernel structures, so that there is nothing to relocate against the
     // kernel's own type information, whose parsing would cost megabytes.
-    loader
-        .btf(None)
-        .verifier_log_level(VerifierLogLevel::DISABLE);
+    loader.btf(None);
     loader.override_global("HAS_CURRENT_PID", &has_pid, true);
     loader.override_global(aya_log::LEVEL, &log_level, false);
     for name in map::PINNED {
