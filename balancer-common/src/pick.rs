@@ -96,16 +96,14 @@ pub fn least_loaded(
             first
         };
     }
-    let mut slot = first;
-    // VERIFIER: a constant bound; loops with one are accepted from Linux 5.3 on.
-    for _ in 1..SCAN_SLOTS_MAX {
-        slot += 1;
-        if slot >= slots {
-            slot = 0;
-        }
-        if slot == first {
+    // VERIFIER: a constant bound; loops with one are accepted from Linux 5.3 on. Each slot is derived
+    // anew from the first: a running position that wraps would have as many states as slots.
+    for step in 1..SCAN_SLOTS_MAX {
+        if step >= slots {
             break;
         }
+        let ahead = first + step;
+        let slot = if ahead >= slots { ahead - slots } else { ahead };
         let load = load_of(slot);
         if is_better(load, best_load) {
             best = slot;

@@ -4,7 +4,7 @@ use crate::{
     context, flow, lookup,
     lookup::Counter,
     outcome::{self, Pick, Subject},
-    pick::{self, Choice},
+    pick,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, warn};
@@ -12,7 +12,7 @@ use balancer_common::{
     address::{Address, FAMILY_V4, FAMILY_V6},
     frontend::{FrontendKeyV4, FrontendKeyV6},
     pod::PodServiceKey,
-    reason::Reason,
+    reason::{Effect, Reason},
     service::{SERVICE_TRACKED, SERVICE_VALID},
 };
 
@@ -77,7 +77,7 @@ fn balance<const FETCH: bool>(
         service,
         pick: Pick::default(),
     };
-    let reason = match try_balance::<FETCH>(ctx, &mut subject) {
+    let reason = match try_balance::<FETCH>(ctx, family, &mut subject) {
         Ok(reason) => {
             debug!(
                 ctx,
@@ -102,9 +102,12 @@ fn balance<const FETCH: bool>(
 }
 
 /// Sends the dial to a backend, or says why it is left as it is.
+// VERIFIER: the socket's family is an argument, so that it is a constant of each program: neither
+// may contain an access to the other family's fields of the context.
 #[inline(always)]
 fn try_balance<const FETCH: bool>(
     ctx: &SockAddrContext,
+    socket_family: u16,
     subject: &mut Subject,
 ) -> Result<Reason, Reason> {
     let service = lookup::service(subject.service).ok_or(Reason::ServiceMissing)?;
@@ -118,28 +121,27 @@ fn try_balance<const FETCH: bool>(
         service: subject.service,
         reserved: 0,
     };
-    let Choice {
-        pick,
-        backend,
-        reason,
-    } = pick::pick::<FETCH>(service, &key, subject.frontend.family())?;
-    subject.pick = pick;
+    let frontend_family = subject.frontend.family();
+    let reason = pick::pick::<FETCH>(service, &key, frontend_family, &mut subject.pick);
+    if reason.effect() != Effect::Balanced {
+        return Err(reason);
+    }
     // An AF_INET socket cannot reach an IPv6 address; an AF_INET6 socket reaches both kinds.
-    let address_be = match backend.address.to_v4() {
-        None if subject.family == FAMILY_V4 => return Err(Reason::FamilyMismatch),
+    let address_be = match subject.pick.address.to_v4() {
+        None if socket_family == FAMILY_V4 => return Err(Reason::FamilyMismatch),
         address_be => address_be,
     };
     if flags & SERVICE_TRACKED != 0 {
-        flow::begin(ctx, pod, subject, &pick, backend.incarnation)?;
+        flow::begin(ctx, pod, subject)?;
     }
-    if let Some(stats) = lookup::backend_stats(pick.backend) {
+    if let Some(stats) = lookup::backend_stats(subject.pick.backend) {
         stats.add(Counter::Picked, 1);
     }
     match address_be {
-        Some(address_be) if subject.family == FAMILY_V4 => {
-            context::rewrite_v4(ctx, address_be, backend.port_be);
+        Some(address_be) if socket_family == FAMILY_V4 => {
+            context::rewrite_v4(ctx, address_be, subject.pick.port_be);
         }
-        _ => context::rewrite_v6(ctx, backend.address, backend.port_be),
+        _ => context::rewrite_v6(ctx, subject.pick.address, subject.pick.port_be),
     }
     Ok(reason)
 }

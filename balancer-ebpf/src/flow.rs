@@ -7,7 +7,7 @@ use crate::{
     context, lookup,
     lookup::Counter,
     maps,
-    outcome::{self, Pick, Subject},
+    outcome::{self, Subject},
 };
 use aya_ebpf::{
     bindings::{BPF_NOEXIST, bpf_sock},
@@ -22,14 +22,9 @@ use balancer_common::{
 const EEXIST: i32 = -17;
 
 /// Starts tracking a connection to the backend that was picked.
-#[inline(always)]
-pub(crate) fn begin(
-    ctx: &SockAddrContext,
-    pod: u64,
-    subject: &Subject,
-    pick: &Pick,
-    incarnation: u32,
-) -> Result<(), Reason> {
+// VERIFIER: a function of its own: the records that it builds would not fit the caller's stack.
+#[inline(never)]
+pub(crate) fn begin(ctx: &SockAddrContext, pod: u64, subject: &Subject) -> Result<(), Reason> {
     let cookie = context::cookie(ctx);
     let flow = Flow {
         pod,
@@ -38,8 +33,8 @@ pub(crate) fn begin(
         frontend_port_be: subject.frontend_port_be,
         frontend_family: subject.frontend.family(),
         service: subject.service,
-        backend: pick.backend,
-        incarnation,
+        backend: subject.pick.backend,
+        incarnation: subject.pick.incarnation,
         state: FLOW_CONNECTING,
         flags: 0,
         srtt_us: 0,
@@ -61,7 +56,7 @@ pub(crate) fn begin(
         }
         Err(_) => return Err(Reason::FlowTableFull),
     }
-    if let Some(stats) = lookup::backend_stats(pick.backend) {
+    if let Some(stats) = lookup::backend_stats(subject.pick.backend) {
         stats.add(Counter::Active, 1);
     }
     Ok(())

@@ -13,9 +13,12 @@ pub(crate) struct Subject {
     pub(crate) pick: Pick,
 }
 
-/// What was picked, from how many.
+/// What was picked, from how many, and where it serves.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pick {
+    pub(crate) address: Address,
+    pub(crate) port_be: u16,
+    pub(crate) incarnation: u32,
     pub(crate) backend: u32,
     pub(crate) generation: u32,
     pub(crate) slot: u32,
@@ -26,13 +29,18 @@ pub(crate) struct Pick {
 #[inline(always)]
 pub(crate) fn dialled(reason: Reason, subject: &Subject, cookie: impl FnOnce() -> u64) {
     lookup::count(reason);
-    if !is_traced() {
-        return;
+    if is_traced() {
+        trace_dial(reason, subject, cookie());
     }
+}
+
+// VERIFIER: a function of its own, as is `trace_flow`: the event would not fit the caller's stack.
+#[inline(never)]
+fn trace_dial(reason: Reason, subject: &Subject, cookie: u64) {
     emit(TraceEvent {
         time_ns: context::now_ns(),
         pod: context::current_pod(),
-        cookie: cookie(),
+        cookie,
         frontend: subject.frontend,
         frontend_port_be: subject.frontend_port_be,
         family: subject.family,
@@ -50,9 +58,13 @@ pub(crate) fn dialled(reason: Reason, subject: &Subject, cookie: impl FnOnce() -
 #[inline(always)]
 pub(crate) fn observed(reason: Reason, cookie: u64, flow: &Flow) {
     lookup::count(reason);
-    if !is_traced() {
-        return;
+    if is_traced() {
+        trace_flow(reason, cookie, flow);
     }
+}
+
+#[inline(never)]
+fn trace_flow(reason: Reason, cookie: u64, flow: &Flow) {
     emit(TraceEvent {
         time_ns: context::now_ns(),
         pod: flow.pod,
@@ -73,8 +85,7 @@ fn is_traced() -> bool {
     until_ns != 0 && context::now_ns() < until_ns
 }
 
-// A call of its own keeps the event off the callers' stacks while tracing is off.
-#[inline(never)]
+#[inline(always)]
 fn emit(event: TraceEvent) {
     // A full ring buffer loses the event, never the connection.
     let _ = maps::TRACES.output(event, 0);

@@ -4,4 +4,6 @@
 
 pub mod backend;
 pub mod capability;
+pub mod dialer;
+pub mod fixture;
 pub mod world;
