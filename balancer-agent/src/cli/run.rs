@@ -6,7 +6,7 @@ use super::{
 };
 use crate::daemon::{self, Options};
 use anyhow::Context;
-use std::io;
+use std::io::{self, IsTerminal};
 use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<Exit> {
@@ -36,6 +36,7 @@ fn start_log(run: &Run) -> anyhow::Result<()> {
         )
     })?;
     let log = tracing_subscriber::fmt()
+        .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)
         .with_writer(io::stderr);
     match run.log_format {
