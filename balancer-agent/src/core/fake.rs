@@ -14,7 +14,7 @@ use balancer_common::{
     },
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
 };
 
@@ -35,7 +35,7 @@ pub struct FakeDatapath {
     limits: Limits,
     services: BTreeMap<u32, Service>,
     names: BTreeMap<u32, String>,
-    slots: HashMap<u32, SlotChunk>,
+    slots: Vec<SlotChunk>,
     backends: BTreeMap<u32, Backend>,
     active: BTreeMap<u32, u64>,
     frontends: BTreeMap<SocketAddr, u32>,
@@ -63,7 +63,7 @@ impl FakeDatapath {
             limits,
             services: BTreeMap::new(),
             names: BTreeMap::new(),
-            slots: HashMap::new(),
+            slots: vec![SlotChunk::default(); limits.chunks as usize],
             backends: BTreeMap::new(),
             active: BTreeMap::new(),
             frontends: BTreeMap::new(),
@@ -122,7 +122,7 @@ impl FakeDatapath {
                 if self.chunk_in_force(*chunk) {
                     return refuse("a bank in force points to the chunk");
                 }
-                self.slots.insert(*chunk, *slots);
+                self.slots[*chunk as usize] = *slots;
             }
             Write::Cursor { service, cursor } => {
                 self.cursors.insert(*service, *cursor);
@@ -188,8 +188,8 @@ impl FakeDatapath {
             return refuse("the bank in force changes without a new generation");
         }
         for schedule in [record.bank().v4, record.bank().v6] {
-            for slot in 0..schedule.slots {
-                let backend = self.backends.get(&self.slot(schedule, slot));
+            for backend in self.distinct(schedule) {
+                let backend = self.backends.get(&backend);
                 if !backend.is_some_and(|b| b.state == STATE_ACTIVE && b.service == id) {
                     return refuse("a slot in force holds no active backend of the service");
                 }
@@ -259,16 +259,26 @@ impl FakeDatapath {
     }
 
     /// Where a `connect()` to `frontend` may go, whatever the pod and the policy.
-    pub fn reachable(&self, frontend: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    pub fn reachable(&self, frontend: SocketAddr) -> BTreeSet<SocketAddr> {
         let service = self
             .frontends
             .get(&frontend)
             .and_then(|id| self.services.get(id));
         let schedule = service.map(Service::bank);
         let schedule = schedule.map(|bank| if frontend.is_ipv4() { bank.v4 } else { bank.v6 });
-        let schedule = schedule.unwrap_or_default();
-        let ids = (0..schedule.slots).map(move |slot| self.slot(schedule, slot));
-        ids.filter_map(|id| self.backends.get(&id)).map(socket)
+        let ids = self.distinct(schedule.unwrap_or_default());
+        ids.iter()
+            .filter_map(|id| self.backends.get(id))
+            .map(socket)
+            .collect()
+    }
+
+    /// Every frontend with the name of its service.
+    pub fn frontends(&self) -> impl Iterator<Item = (SocketAddr, &str)> {
+        let name = |id| self.names.get(id).map_or("", String::as_str);
+        self.frontends
+            .iter()
+            .map(move |(address, id)| (*address, name(id)))
     }
 
     /// A connection ends.
@@ -336,8 +346,18 @@ impl FakeDatapath {
         let (chunk, index) = (slot as usize / CHUNK_SLOTS, slot as usize % CHUNK_SLOTS);
         let chunk = schedule.chunk + u32::try_from(chunk).unwrap_or(u32::MAX / 2);
         self.slots
-            .get(&chunk)
+            .get(chunk as usize)
             .map_or(0, |slots| slots.backends[index])
+    }
+
+    /// The backend ids in a schedule, each once.
+    fn distinct(&self, schedule: Schedule) -> Vec<u32> {
+        let mut ids: Vec<u32> = (0..schedule.slots)
+            .map(|slot| self.slot(schedule, slot))
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     fn schedules_in_force(&self) -> impl Iterator<Item = Schedule> {
@@ -352,10 +372,9 @@ impl FakeDatapath {
             .backends
             .get(&backend)
             .and_then(|b| self.services.get(&b.service));
-        let schedules = service.into_iter().flat_map(|s| [s.bank().v4, s.bank().v6]);
+        let mut schedules = service.into_iter().flat_map(|s| [s.bank().v4, s.bank().v6]);
         schedules
-            .flat_map(|schedule| (0..schedule.slots).map(move |slot| (schedule, slot)))
-            .any(|(schedule, slot)| self.slot(schedule, slot) == backend)
+            .any(|schedule| (0..schedule.slots).any(|slot| self.slot(schedule, slot) == backend))
     }
 
     fn chunk_in_force(&self, chunk: u32) -> bool {

@@ -149,7 +149,11 @@ impl Node {
             std::net::IpAddr::V4(v4) => v4.octets()[3],
             std::net::IpAddr::V6(v6) => v6.octets()[15],
         };
-        self.maps.reachable(at(frontend)).map(last).collect()
+        self.maps
+            .reachable(at(frontend))
+            .into_iter()
+            .map(last)
+            .collect()
     }
 }
 

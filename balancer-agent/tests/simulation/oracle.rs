@@ -7,15 +7,15 @@ use balancer_agent::core::model::{
 use std::{collections::BTreeSet, net::SocketAddr};
 
 /// What is certain about a service.
-pub struct Expected {
+pub(crate) struct Expected {
     /// Backends that may be chosen for a frontend of the family; `None` if something is unknown.
-    pub v4: Option<BTreeSet<SocketAddr>>,
-    pub v6: Option<BTreeSet<SocketAddr>>,
+    pub(crate) v4: Option<BTreeSet<SocketAddr>>,
+    pub(crate) v6: Option<BTreeSet<SocketAddr>>,
     /// Its frontends, conflicts aside; `None` if something is unknown.
-    pub frontends: Option<BTreeSet<SocketAddr>>,
+    pub(crate) frontends: Option<BTreeSet<SocketAddr>>,
 }
 
-pub fn expected(world: &World, service: &Service) -> Expected {
+pub(crate) fn expected(world: &World, service: &Service) -> Expected {
     let usable = usable_of_any_family(world, service);
     let of_family = |v4: bool| {
         let usable = usable.as_ref()?;
@@ -34,7 +34,10 @@ pub fn expected(world: &World, service: &Service) -> Expected {
 }
 
 /// Backends that take new connections; `None` if something is unknown.
-pub fn usable_of_any_family(world: &World, service: &Service) -> Option<BTreeSet<SocketAddr>> {
+pub(crate) fn usable_of_any_family(
+    world: &World,
+    service: &Service,
+) -> Option<BTreeSet<SocketAddr>> {
     let mut usable = BTreeSet::new();
     for source in &service.backends {
         match source {
@@ -74,7 +77,7 @@ fn frontends(world: &World, service: &Service) -> Option<BTreeSet<SocketAddr>> {
 
 /// Who keeps a frontend: the first by name that claims it. `None` also while it cannot be known,
 /// because a service might claim it whose frontends are unknown.
-pub fn owner(world: &World, frontend: SocketAddr) -> Option<&ServiceName> {
+pub(crate) fn owner(world: &World, frontend: SocketAddr) -> Option<&ServiceName> {
     for (name, service) in &world.services {
         match frontends(world, service) {
             None => return None,

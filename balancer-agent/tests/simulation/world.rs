@@ -20,18 +20,18 @@ const LOOKUPS: u8 = 6;
 
 /// The truth, and how much of it the agent was told.
 #[derive(Default)]
-pub struct World {
-    pub services: BTreeMap<ServiceName, Service>,
-    pub sets: BTreeMap<Lookup, Vec<Member>>,
+pub(crate) struct World {
+    pub(crate) services: BTreeMap<ServiceName, Service>,
+    pub(crate) sets: BTreeMap<Lookup, Vec<Member>>,
     /// The DNS sets that the running agent knows.
-    pub told: BTreeSet<Lookup>,
+    pub(crate) told: BTreeSet<Lookup>,
     /// Whether the running agent had its first snapshot.
-    pub listed: bool,
+    pub(crate) listed: bool,
 }
 
 impl World {
     /// Something happens. Events come in the order in which the agent hears of it.
-    pub fn happen(&mut self, rng: &mut StdRng) -> Option<Event> {
+    pub(crate) fn happen(&mut self, rng: &mut StdRng) -> Option<Event> {
         if !self.listed {
             return Some(self.snapshot());
         }
@@ -65,8 +65,9 @@ impl World {
             _ => {
                 // Changes that were missed during a disconnect, found by the relist.
                 for _ in 0..rng.random_range(0..3) {
-                    let name = self.random_name(rng)?;
-                    self.services.remove(&name);
+                    if let Some(name) = self.random_name(rng) {
+                        self.services.remove(&name);
+                    }
                 }
                 self.snapshot()
             }
@@ -85,7 +86,7 @@ impl World {
     }
 
     /// DNS answers, for a set that somebody needs.
-    pub fn resolve(&mut self, rng: &mut StdRng) -> Option<Event> {
+    pub(crate) fn resolve(&mut self, rng: &mut StdRng) -> Option<Event> {
         let needed: Vec<Lookup> = self
             .services
             .values()
@@ -103,7 +104,7 @@ impl World {
     }
 
     /// DNS answers every question that is still open.
-    pub fn resolve_all(&mut self) -> Vec<Event> {
+    pub(crate) fn resolve_all(&mut self) -> Vec<Event> {
         let needed: BTreeSet<Lookup> = self
             .services
             .values()
@@ -120,7 +121,7 @@ impl World {
             .collect()
     }
 
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.told.clear();
         self.listed = false;
     }
