@@ -382,7 +382,11 @@ impl Core {
                 self.refused.insert(name.clone(), problem);
                 self.room = self.current_room();
                 // What has left must not be chosen any more, though what is new does not fit.
-                let mut reduced = self.reduced(name, &desired)?;
+                let Some(mut reduced) = self.reduced(name, &desired) else {
+                    // An earlier attempt may have left it half-made.
+                    let id = self.kernel.by_name.get(name)?;
+                    return plan::remove(&self.kernel, *id);
+                };
                 if let Ok(change) = plan::update(&mut self.kernel, &request.with(&reduced)) {
                     return change;
                 }
