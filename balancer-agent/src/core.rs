@@ -12,7 +12,9 @@ pub mod desired;
 pub mod difference;
 pub mod event;
 pub mod fake;
+mod hold;
 mod kernel;
+mod leftovers;
 pub mod maglev;
 pub mod model;
 mod observed;
@@ -26,16 +28,15 @@ mod tests;
 pub mod write;
 
 use self::{
-    desired::{Desired, DesiredBackend},
+    desired::Desired,
     event::{Event, Source},
-    kernel::{Kernel, socket},
+    kernel::Kernel,
     model::{EndpointState, Lookup, Policy, ServiceName},
     observed::Observed,
-    plan::{Change, ChangeKind, Request, Reservation},
+    plan::{Change, Request, Reservation},
     problem::Problem,
-    write::{KernelState, Limits, Write},
+    write::{KernelState, Limits},
 };
-use balancer_common::backend::{Backend, STATE_ACTIVE, STATE_GONE};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -214,36 +215,6 @@ impl Core {
         );
     }
 
-    /// Frees the ids of backends that are gone and were found without connections
-    /// [`IDLE_SWEEPS`] times in a row; `active` tells the connections of a backend id. To be
-    /// called every few seconds, while no other change is being applied.
-    pub fn sweep(&mut self, active: impl Fn(u32) -> u64) -> Option<Change> {
-        let mut writes = Vec::new();
-        for (id, idle) in &mut self.kernel.gone {
-            *idle = if active(*id) == 0 {
-                idle.saturating_add(1)
-            } else {
-                0
-            };
-            let record = self.kernel.backends.get(id);
-            let newest = record.is_some_and(|r| r.incarnation == self.kernel.incarnation_max);
-            if *idle >= IDLE_SWEEPS && !newest {
-                writes.push(Write::Backend {
-                    id: *id,
-                    record: Backend::default(),
-                });
-            }
-        }
-        let kind = ChangeKind::Swept;
-        let change = Change {
-            service: None,
-            kind,
-            writes,
-            reservation: Reservation::default(),
-        };
-        (!change.writes.is_empty()).then_some(change)
-    }
-
     /// The DNS sets that the declared services need.
     pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.observed.lookups()
@@ -290,70 +261,6 @@ impl Core {
             self.dirty.extend(affected);
             self.dirty.insert(name);
         }
-    }
-
-    fn claimed_frontends(&self, name: &ServiceName) -> Option<(Source, BTreeSet<SocketAddr>)> {
-        let (source, service) = self.observed.service(name)?;
-        let known = desired::frontends(service, &self.observed.sets);
-        let held = self.kernel.find(name).map(|(_, held)| held).filter(|held| {
-            let fallback = held.partial && !known.set.is_empty();
-            !known.complete && !held.frontends.is_empty() && !fallback
-        });
-        Some((
-            source,
-            held.map_or(known.set, |held| held.frontends.clone()),
-        ))
-    }
-
-    /// What a declared service should be.
-    fn desired(&self, name: &ServiceName) -> Option<Desired> {
-        let (_, service) = self.observed.service(name)?;
-        let known = desired::backends(service, &self.observed.sets);
-        let frontends_complete = desired::frontends(service, &self.observed.sets).complete;
-        let held = self.held_backends(name);
-        let was_partial = self.kernel.find(name).is_some_and(|(_, held)| held.partial);
-        let serves = known
-            .set
-            .values()
-            .any(|backend| backend.state == EndpointState::Active);
-        let holds = !known.complete && !held.is_empty() && !(was_partial && serves);
-        let complete = known.complete && frontends_complete;
-        Some(Desired {
-            frontends: self.observed.owned(name),
-            backends: if holds { held } else { known.set },
-            policy: desired::effective_policy(service),
-            settings: desired::settings(service),
-            affinity_s: service.affinity_s.map_or(0, std::num::NonZeroU32::get),
-            partial: !complete && (was_partial || self.is_new(name)),
-        })
-    }
-
-    fn is_new(&self, name: &ServiceName) -> bool {
-        self.kernel
-            .find(name)
-            .is_none_or(|(_, held)| !held.is_valid())
-    }
-
-    /// The backends that the kernel has for a service.
-    fn held_backends(&self, name: &ServiceName) -> BTreeMap<SocketAddr, DesiredBackend> {
-        let Some((_, held)) = self.kernel.find(name).filter(|(_, held)| held.is_valid()) else {
-            return BTreeMap::new();
-        };
-        let records = held
-            .backends
-            .values()
-            .filter_map(|id| self.kernel.backends.get(id));
-        let present = records.filter(|record| record.state != STATE_GONE);
-        let as_desired = |record: &Backend| DesiredBackend {
-            weight: record.weight,
-            state: match record.state {
-                STATE_ACTIVE => EndpointState::Active,
-                _ => EndpointState::Draining,
-            },
-        };
-        present
-            .map(|record| (socket(record), as_desired(record)))
-            .collect()
     }
 
     fn plan_service(&mut self, name: &ServiceName) -> Option<Change> {
@@ -404,20 +311,6 @@ impl Core {
         }
     }
 
-    /// Whether a backend in the slots in force takes no new connections any more.
-    fn leaves_slots(&self, name: &ServiceName, desired: &Desired) -> bool {
-        let Some((_, held)) = self.kernel.find(name) else {
-            return false;
-        };
-        let stays = |id: &u32| {
-            let address = self.kernel.backends.get(id).map(socket);
-            let backend = address.and_then(|address| desired.backends.get(&address));
-            backend.is_some_and(|backend| backend.state == EndpointState::Active)
-        };
-        let mut slots = held.schedules.v4.iter().chain(held.schedules.v6.iter());
-        !slots.all(stays)
-    }
-
     /// Frontends that a service loses to another one which is still to be planned.
     fn moving_frontends(&self, name: &ServiceName, desired: &Desired) -> BTreeSet<SocketAddr> {
         let Some((_, held)) = self.kernel.find(name) else {
@@ -428,59 +321,6 @@ impl Core {
         lost.filter(|address| heir(address).is_some_and(|n| self.dirty.contains(n)))
             .copied()
             .collect()
-    }
-
-    /// The part of a service that the kernel has already; `None` if it has nothing of it.
-    fn reduced(&self, name: &ServiceName, desired: &Desired) -> Option<Desired> {
-        let (_, held) = self.kernel.find(name).filter(|(_, held)| held.is_valid())?;
-        let mut reduced = desired.clone();
-        reduced
-            .backends
-            .retain(|address, _| held.backends.contains_key(address));
-        reduced
-            .frontends
-            .retain(|address| held.frontends.contains(address));
-        Some(reduced)
-    }
-
-    fn plan_removal(&mut self, id: u32) -> Option<Change> {
-        let name = self.kernel.services.get(&id)?.name.clone();
-        // It may have been declared anew since.
-        if name.is_some_and(|name| self.observed.service(&name).is_some()) {
-            return None;
-        }
-        plan::remove(&self.kernel, id)
-    }
-
-    fn plan_tidying(&mut self) -> Option<Change> {
-        let kernel = &self.kernel;
-        let name_of = |id| kernel.services.get(id).and_then(|held| held.name.as_ref());
-        let observed = &self.observed;
-        let is_stray = |address: &SocketAddr| match kernel.frontends.get(address).map(name_of) {
-            None => false,
-            Some(None) => true,
-            Some(Some(name)) => observed.owner(address) != Some(name),
-        };
-        let strays: BTreeSet<SocketAddr> = kernel
-            .strays
-            .iter()
-            .filter(|address| is_stray(address))
-            .copied()
-            .collect();
-        let mut writes: Vec<Write> = strays
-            .iter()
-            .map(|address| Write::FrontendRemoved { address: *address })
-            .collect();
-        writes.extend(plan::gone_writes(kernel, kernel.orphans.iter().copied()));
-        self.kernel.strays = strays;
-        let kind = ChangeKind::Tidied;
-        let change = Change {
-            service: None,
-            kind,
-            writes,
-            reservation: Reservation::default(),
-        };
-        (!change.writes.is_empty()).then_some(change)
     }
 
     /// Settles what a change held: unused ids and extents go back, old extents are freed.

@@ -19,18 +19,17 @@ const FRESH_SEEDS: usize = 32;
 
 #[test]
 fn no_storm_leaves_the_kernel_wrong() {
-    let seeds: Vec<u64> = match std::env::var("BALANCER_SEED") {
-        Ok(seed) => vec![
+    let seeds: Vec<u64> = if let Ok(seed) = std::env::var("BALANCER_SEED") {
+        vec![
             seed.parse()
                 .expect("BALANCER_SEED must be a number, for example 42"),
-        ],
-        Err(_) => {
-            let fresh = std::iter::repeat_with(rand::random::<u64>).take(FRESH_SEEDS);
-            FIXED_SEEDS.chain(fresh).collect()
-        }
+        ]
+    } else {
+        let fresh = std::iter::repeat_with(rand::random::<u64>).take(FRESH_SEEDS);
+        FIXED_SEEDS.chain(fresh).collect()
     };
     let started = Instant::now();
-    let mut events = 0;
+    let mut events: u64 = 0;
     for seed in &seeds {
         println!("seed {seed} (replay: BALANCER_SEED={seed})");
         let mut storm = Storm::new(*seed);
@@ -41,12 +40,9 @@ fn no_storm_leaves_the_kernel_wrong() {
         println!("  {}", storm.statistics());
         events += storm.events();
     }
-    let seconds = started.elapsed().as_secs_f64();
-    println!(
-        "{} seeds, {events} events, {:.0} events/s",
-        seeds.len(),
-        events as f64 / seconds
-    );
+    let elapsed_ms = started.elapsed().as_millis().max(1);
+    let rate = u128::from(events) * 1_000 / elapsed_ms;
+    println!("{} seeds, {events} events, {rate} events/s", seeds.len());
 }
 
 #[test]

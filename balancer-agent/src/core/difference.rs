@@ -68,7 +68,7 @@ impl Core {
                 match kernel.frontends.get(address) {
                     Some(service) if service == id => {}
                     Some(other) => {
-                        found.add(format!("frontend {address} leads to service id {other}"))
+                        found.add(format!("frontend {address} leads to service id {other}"));
                     }
                     None => found.add(format!("frontend {address} is missing in the kernel")),
                 }
@@ -104,7 +104,7 @@ impl Core {
             let refused = ServiceName::new(name).is_ok_and(|name| self.refused.contains_key(&name));
             let owner = self.observed.owner(address).map(ServiceName::as_str);
             if owner != Some(name) && !refused {
-                found.service = name.to_owned();
+                name.clone_into(&mut found.service);
                 found.add(format!(
                     "frontend {address} is in the kernel, but is not the service's"
                 ));
@@ -136,7 +136,12 @@ impl Findings {
         });
     }
 
-    fn compare<T: PartialEq + std::fmt::Display>(&mut self, what: &str, kernel: T, desired: T) {
+    fn compare<T: Copy + PartialEq + std::fmt::Display>(
+        &mut self,
+        what: &str,
+        kernel: T,
+        desired: T,
+    ) {
         if kernel != desired {
             self.add(format!(
                 "{what} is {kernel} in the kernel, should be {desired}"

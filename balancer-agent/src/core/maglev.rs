@@ -131,7 +131,9 @@ mod tests {
     }
 
     fn share(slots: &[u32], index: u32) -> f64 {
-        slots.iter().filter(|slot| **slot == index).count() as f64 / slots.len() as f64
+        let own = slots.iter().filter(|slot| **slot == index).count();
+        let exact = |count: usize| f64::from(u32::try_from(count).unwrap());
+        exact(own) / exact(slots.len())
     }
 
     #[test]

@@ -4,22 +4,24 @@
 //! the other bank, the flip; only then are backends taken out, frontends led here, and what left
 //! is marked gone. A removal starts with the frontends.
 
+mod limits;
+mod slots;
+
+use self::slots::{bank, fill, needs_flip, slot_writes, take_extents};
 use super::{
-    desired::{self, Desired, Slots},
+    desired::{self, Desired},
     kernel::{Held, Kernel, Schedules, record_of},
     model::{EndpointState, ServiceName},
-    problem::{Problem, Resource},
+    problem::Problem,
     write::Write,
 };
 use balancer_common::{
     backend::{Backend, STATE_GONE},
-    service::{Bank, CHUNK_SLOTS, SCHEDULE_SLOTS_MAX, Schedule, Service, SlotChunk},
+    service::{SCHEDULE_SLOTS_MAX, Service},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    ops::Range,
-    sync::Arc,
 };
 
 /// The writes of one service, to be applied in order, stopping at the first that fails.
@@ -106,7 +108,7 @@ pub(super) fn update(
             limit: SCHEDULE_SLOTS_MAX,
         });
     };
-    check_limits(kernel, request)?;
+    limits::check(kernel, request)?;
     let flips = needs_flip(kernel, request, &slots);
     let extents = if flips {
         take_extents(kernel, request.name, &slots)?
@@ -226,114 +228,6 @@ pub(super) fn gone_writes(
     })
 }
 
-fn check_limits(kernel: &Kernel, request: &Request<'_>) -> Result<(), Problem> {
-    let over = |resource, needed: usize, available: u64, limit| {
-        let needed = needed as u64;
-        if needed <= available {
-            return Ok(());
-        }
-        let service = request.name.clone();
-        Err(Problem::OverLimit {
-            service,
-            resource,
-            needed,
-            available,
-            limit,
-        })
-    };
-    let limits = &kernel.limits;
-    let held = kernel.find(request.name).map(|(_, held)| held);
-    let new_services = usize::from(held.is_none());
-    over(
-        Resource::Services,
-        new_services,
-        kernel.services_available(),
-        limits.services,
-    )?;
-    let known = |address: &SocketAddr| held.is_some_and(|held| held.backends.contains_key(address));
-    let new_backends = request
-        .desired
-        .backends
-        .keys()
-        .filter(|a| !known(a))
-        .count();
-    over(
-        Resource::Backends,
-        new_backends,
-        kernel.backend_ids.available(),
-        limits.backends,
-    )?;
-    for v4 in [true, false] {
-        let new = |a: &&SocketAddr| a.is_ipv4() == v4 && !kernel.frontends.contains_key(*a);
-        let needed = request.desired.frontends.iter().filter(new).count();
-        let available = limits.frontends.saturating_sub(kernel.frontend_count(v4));
-        over(
-            Resource::Frontends,
-            needed,
-            u64::from(available),
-            limits.frontends,
-        )?;
-    }
-    Ok(())
-}
-
-/// Whether the schedules in force are other than the desired ones.
-fn needs_flip(kernel: &Kernel, request: &Request<'_>, slots: &Slots<SocketAddr>) -> bool {
-    let Some((_, held)) = kernel
-        .find(request.name)
-        .filter(|(_, held)| held.is_valid())
-    else {
-        return true;
-    };
-    let bank = held.record.bank();
-    let same = |ids: &[u32], addresses: &[SocketAddr]| {
-        ids.len() == addresses.len()
-            && ids
-                .iter()
-                .zip(addresses)
-                .all(|(id, a)| held.backends.get(a) == Some(id))
-    };
-    request.force
-        || bank.policy != request.desired.policy.code()
-        || bank.affinity_s != request.desired.affinity_s
-        || !same(&held.schedules.v4, &slots.v4)
-        || !same(&held.schedules.v6, &slots.v6)
-}
-
-/// Takes one extent if both families share their slots, else one for each that has any.
-fn take_extents(
-    kernel: &mut Kernel,
-    name: &ServiceName,
-    slots: &Slots<SocketAddr>,
-) -> Result<Vec<Range<u32>>, Problem> {
-    let second = if slots.v4 == slots.v6 {
-        0
-    } else {
-        slots.v6.len()
-    };
-    let mut extents = Vec::new();
-    for length in [slots.v4.len(), second]
-        .into_iter()
-        .filter(|length| *length > 0)
-    {
-        if let Some(extent) = kernel.extents.take(length) {
-            extents.push(extent);
-            continue;
-        }
-        for extent in extents {
-            kernel.extents.put(extent);
-        }
-        return Err(Problem::OverLimit {
-            service: name.clone(),
-            resource: Resource::Chunks,
-            needed: length.div_ceil(CHUNK_SLOTS) as u64,
-            available: kernel.extents.available(),
-            limit: kernel.limits.chunks,
-        });
-    }
-    Ok(extents)
-}
-
 /// Backend writes in the making.
 struct Draft {
     id: u32,
@@ -398,65 +292,6 @@ impl Draft {
         self.after
             .extend(gone_writes(kernel, leaving.map(|(_, id)| *id)));
         ids
-    }
-}
-
-fn fill(
-    slots: &Slots<SocketAddr>,
-    ids: &BTreeMap<SocketAddr, u32>,
-    extents: Vec<Range<u32>>,
-) -> Schedules {
-    let to_ids = |addresses: &[SocketAddr]| -> Arc<[u32]> {
-        addresses
-            .iter()
-            .map(|address| ids.get(address).copied().unwrap_or_default())
-            .collect()
-    };
-    let v4 = to_ids(&slots.v4);
-    let v6 = if slots.v4 == slots.v6 {
-        Arc::clone(&v4)
-    } else {
-        to_ids(&slots.v6)
-    };
-    Schedules { v4, v6, extents }
-}
-
-fn slot_writes(schedules: &Schedules) -> Vec<Write> {
-    let mut writes = Vec::new();
-    for (slots, extent) in placed(schedules) {
-        for (chunk, ids) in extent.zip(slots.chunks(CHUNK_SLOTS)) {
-            let mut slots = SlotChunk::default();
-            slots.backends[..ids.len()].copy_from_slice(ids);
-            writes.push(Write::Slots { chunk, slots });
-        }
-    }
-    writes
-}
-
-/// Slots with their extents, each extent once.
-fn placed(schedules: &Schedules) -> impl Iterator<Item = (&Arc<[u32]>, Range<u32>)> {
-    let shared = Arc::ptr_eq(&schedules.v4, &schedules.v6);
-    let families = [Some(&schedules.v4), Some(&schedules.v6).filter(|_| !shared)];
-    let used = families
-        .into_iter()
-        .flatten()
-        .filter(|slots| !slots.is_empty());
-    used.zip(schedules.extents.iter().cloned())
-}
-
-fn bank(schedules: &Schedules, desired: &Desired) -> Bank {
-    let schedule = |slots: &[u32], extent: Option<&Range<u32>>| match extent {
-        Some(extent) if !slots.is_empty() => Schedule {
-            chunk: extent.start,
-            slots: u32::try_from(slots.len()).unwrap_or_default(),
-        },
-        _ => Schedule::default(),
-    };
-    Bank {
-        v4: schedule(&schedules.v4, schedules.extents.first()),
-        v6: schedule(&schedules.v6, schedules.extents.last()),
-        policy: desired.policy.code(),
-        affinity_s: desired.affinity_s,
     }
 }
 

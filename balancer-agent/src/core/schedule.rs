@@ -48,8 +48,8 @@ fn scale(weights: &[u32], sum_max: u32) -> Vec<u32> {
         // share is that of the weight beyond one slot, so that proportions hold for large weights.
         let beyond: u64 = (sum - weights.len() as u64).max(1);
         for weight in &mut scaled {
-            let share = u64::from(*weight - 1) * spare / beyond;
-            *weight = 1 + u32::try_from(share).unwrap_or(sum_max);
+            let extra = u64::from(*weight - 1) * spare / beyond;
+            *weight = 1 + u32::try_from(extra).unwrap_or(sum_max);
         }
         let divisor = scaled.iter().copied().fold(0, gcd).max(1);
         for weight in &mut scaled {
@@ -229,8 +229,9 @@ mod tests {
             let counts = counts(&slots, weights.len());
             prop_assert!(counts.iter().all(|count| *count > 0));
             let share = |weight: u32| f64::from(weight.max(1)) / weights.iter().map(|w| f64::from((*w).max(1))).sum::<f64>();
+            let exact = |count: usize| f64::from(u32::try_from(count).unwrap());
             for (count, weight) in counts.iter().zip(&weights) {
-                let error = *count as f64 / slots.len() as f64 - share(*weight);
+                let error = exact(*count) / exact(slots.len()) - share(*weight);
                 prop_assert!(error.abs() < 0.02, "{count} of {} for {weight}", slots.len());
             }
         }

@@ -1,4 +1,7 @@
-//! The rules of the core, each in its smallest case, and how connections spread.
+//! The rules of the core, each in its smallest case.
+
+mod lifetime;
+mod spread;
 
 use super::{
     Core,
@@ -6,18 +9,13 @@ use super::{
     fake::FakeDatapath,
     model::{
         BackendSource, Endpoint, EndpointState, FrontendSource, Lookup, Member, Policy, Presence,
-        Service, ServiceName, WEIGHT_MAX,
+        Service, ServiceName,
     },
-    plan::ChangeKind,
-    problem::{Problem, Resource},
-    write::{Limits, Write},
+    problem::Problem,
+    write::Limits,
 };
-use balancer_common::backend::{STATE_DRAINING, STATE_GONE};
-use proptest::prelude::*;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-};
+use balancer_common::backend::STATE_DRAINING;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 const LIMITS: Limits = Limits {
     services: 100,
@@ -286,117 +284,6 @@ fn least_connection_without_tracking_takes_turns_and_says_so() {
 }
 
 #[test]
-fn a_service_over_a_limit_is_not_half_written_and_fits_when_there_is_room() {
-    let limits = Limits {
-        backends: 4,
-        ..LIMITS
-    };
-    let mut node = Node::new(limits, 0);
-    let small = service("a", "10.96.0.2:80", [endpoint(1), endpoint(2)]);
-    let large = service("b", VIP, [3, 4].map(endpoint));
-    node.declare([small.clone(), large.clone()]);
-    let problems = node.core.problems();
-    assert!(matches!(
-        &problems[..],
-        [Problem::OverLimit {
-            resource: Resource::Backends,
-            needed: 2,
-            available: 1,
-            limit: 4,
-            ..
-        }]
-    ));
-    assert!(problems[0].to_string().contains("raise the limit"));
-    assert_eq!(node.maps.read_back().services.len(), 1);
-    // What leaves is taken out although what is new does not fit.
-    node.declare([
-        service("a", "10.96.0.2:80", [2, 5, 6].map(endpoint)),
-        large.clone(),
-    ]);
-    assert_eq!(node.reachable("10.96.0.2:80"), [2].into());
-    node.declare([service("a", "10.96.0.2:80", [endpoint(2)]), large]);
-    assert_eq!((node.sweep(), node.sweep()), (0, 1));
-    node.pass();
-    assert_eq!(node.reachable(VIP), [3, 4].into());
-    assert_eq!(node.core.problems(), []);
-}
-
-#[test]
-fn a_backend_that_left_keeps_its_id_while_it_has_connections() {
-    let mut node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
-    let connections: Vec<_> = (0..2)
-        .map(|_| node.maps.connect(at(VIP), 1).unwrap())
-        .collect();
-    node.declare([service("a", VIP, [endpoint(2)])]);
-    let id = connections[0].backend;
-    assert_eq!(node.maps.read_back().backends[&id].state, STATE_GONE);
-    assert_eq!((node.sweep(), node.sweep(), node.sweep()), (0, 0, 0));
-    // It returns under the same id and incarnation.
-    node.declare([service("a", VIP, [endpoint(1), endpoint(2)])]);
-    assert_eq!(
-        node.maps.read_back().backends[&id].incarnation,
-        connections[0].incarnation
-    );
-    node.declare([service("a", VIP, [endpoint(2)])]);
-    node.maps.close(&connections[0]);
-    assert_eq!((node.sweep(), node.sweep()), (0, 1));
-    node.declare([service("a", VIP, [endpoint(2), endpoint(3)])]);
-    let successor = node.maps.read_back().backends[&id];
-    assert!(successor.incarnation > connections[0].incarnation);
-}
-
-#[test]
-fn the_newest_incarnation_is_never_forgotten_by_a_restart() {
-    let mut node = Node::with([service("a", VIP, [endpoint(1)])]);
-    node.declare([service("a", VIP, [endpoint(2)])]);
-    node.declare([service("a", VIP, [endpoint(1)])]);
-    assert_eq!((node.sweep(), node.sweep(), node.sweep()), (0, 0, 0));
-    node.restart();
-    node.declare([service("a", VIP, [endpoint(1), endpoint(3)])]);
-    let incarnations: BTreeSet<u32> = node
-        .maps
-        .read_back()
-        .backends
-        .values()
-        .map(|b| b.incarnation)
-        .collect();
-    assert_eq!(incarnations, [1, 2, 3].into());
-}
-
-#[test]
-fn a_failed_write_is_made_good_whole() {
-    let names = |n: u8| service("a", VIP, [endpoint(n), endpoint(n + 1)]);
-    for cut in 0..12 {
-        let mut node = Node::with([names(1)]);
-        node.core.observe(Event::ServiceChanged {
-            source: Source::File,
-            service: names(2),
-        });
-        let change = node.core.plan().unwrap();
-        let landed = cut.min(change.writes.len() - 1);
-        for write in &change.writes[..landed] {
-            node.maps.apply(write).unwrap();
-        }
-        node.core.applied(change, landed);
-        assert!(node.core.needs_retry() && node.core.plan().is_none());
-        node.core.retry();
-        let change = node.core.plan().unwrap();
-        assert!(
-            change
-                .writes
-                .iter()
-                .any(|write| matches!(write, Write::Frontend { .. }))
-        );
-        assert_eq!(change.kind, ChangeKind::Updated);
-        let landed = node.maps.apply_all(&change.writes, |_| false).unwrap();
-        node.core.applied(change, landed);
-        node.pass();
-        assert_eq!(node.core.differences(&node.maps.read_back()), []);
-        assert_eq!(node.reachable(VIP), [2, 3].into());
-    }
-}
-
-#[test]
 fn differences_are_told_in_words() {
     let node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
     let mut kernel = node.maps.read_back();
@@ -438,74 +325,4 @@ fn a_report_says_what_a_service_waits_for() {
         (report[0].backends[0].state, report[0].backends[0].id),
         ("active", Some(1))
     );
-}
-
-fn spread(counts: &BTreeMap<SocketAddr, u32>) -> (f64, f64) {
-    let counts: Vec<f64> = counts.values().copied().map(f64::from).collect();
-    let mean = counts.iter().sum::<f64>() / counts.len() as f64;
-    let variance = counts.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / counts.len() as f64;
-    (
-        variance.sqrt() / mean,
-        counts.iter().copied().fold(0.0, f64::max) / mean,
-    )
-}
-
-#[test]
-fn a_hundred_nodes_with_one_connection_each_are_balanced_together() {
-    for policy in [Policy::RoundRobin, Policy::LeastConnection] {
-        let mut counts = BTreeMap::new();
-        for rank in 0..100 {
-            let mut node = Node::new(LIMITS, rank);
-            node.declare([Service {
-                policy,
-                ..service("a", VIP, (0..10).map(endpoint))
-            }]);
-            *counts
-                .entry(node.maps.connect(at(VIP), 1).unwrap().address)
-                .or_insert(0) += 1;
-        }
-        assert_eq!(counts.len(), 10);
-        assert!(spread(&counts).1 <= 1.1, "{policy:?}: {counts:?}");
-    }
-}
-
-#[test]
-fn pods_are_balanced_each_for_itself_and_all_together() {
-    for policy in [Policy::RoundRobin, Policy::LeastConnection] {
-        let declared = Service {
-            policy,
-            ..service("a", VIP, (0..8).map(endpoint))
-        };
-        let mut node = Node::with([declared.clone()]);
-        let own: BTreeSet<SocketAddr> = (0..8)
-            .map(|_| node.maps.connect(at(VIP), 1).unwrap().address)
-            .collect();
-        assert_eq!(own.len(), 8, "{policy:?}: as many backends as connections");
-        let mut node = Node::with([declared]);
-        let mut counts = BTreeMap::new();
-        for pod in 0..64 {
-            *counts
-                .entry(node.maps.connect(at(VIP), pod).unwrap().address)
-                .or_insert(0) += 1;
-        }
-        assert!(spread(&counts).0 <= 0.02, "{policy:?}: {counts:?}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn weights_are_kept(weights in proptest::collection::vec(1..=WEIGHT_MAX, 1..8)) {
-        let endpoints = (0u8..).zip(&weights).map(|(n, w)| Endpoint { weight: *w, ..endpoint(n) });
-        let mut node = Node::with([service("a", VIP, endpoints)]);
-        let connects = 4_000;
-        let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
-        for _ in 0..connects {
-            *counts.entry(node.maps.connect(at(VIP), 1).unwrap().address).or_default() += 1;
-        }
-        let sum = f64::from(weights.iter().sum::<u32>());
-        for (count, weight) in counts.values().zip(&weights) {
-            let error = f64::from(*count) / f64::from(connects) - f64::from(*weight) / sum;
-            prop_assert!(error.abs() < 0.01, "{counts:?} for {weights:?}");
-        }
-    }
 }
