@@ -298,7 +298,7 @@ impl Core {
                     return change;
                 }
                 if !self.leaves_slots(name, &reduced) {
-                    return None;
+                    return self.plan_letting_go(name, &reduced, &request.moving);
                 }
                 // Not even that fits: no slots at all leaves clients untouched.
                 for backend in reduced.backends.values_mut() {

@@ -2,6 +2,8 @@
 
 use super::{
     Core, IDLE_SWEEPS,
+    desired::Desired,
+    model::ServiceName,
     plan::{self, Change, ChangeKind, Reservation},
     write::Write,
 };
@@ -37,6 +39,33 @@ impl Core {
             kind,
             writes,
             reservation: Reservation::default(),
+        };
+        (!change.writes.is_empty()).then_some(change)
+    }
+
+    /// Frontends that a service gives up, although nothing else of its change fits.
+    pub(super) fn plan_letting_go(
+        &self,
+        name: &ServiceName,
+        desired: &Desired,
+        moving: &BTreeSet<SocketAddr>,
+    ) -> Option<Change> {
+        let (id, held) = self.kernel.find(name)?;
+        let lost = held.frontends.difference(&desired.frontends);
+        let lost = lost.filter(|address| !moving.contains(address));
+        let writes: Vec<Write> = lost
+            .map(|address| Write::FrontendRemoved { address: *address })
+            .collect();
+        let reservation = Reservation {
+            service: Some(id),
+            ..Reservation::default()
+        };
+        let (service, kind) = (Some(name.clone()), ChangeKind::Updated);
+        let change = Change {
+            service,
+            kind,
+            writes,
+            reservation,
         };
         (!change.writes.is_empty()).then_some(change)
     }
