@@ -3,6 +3,7 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::{Result, bail};
@@ -124,15 +125,24 @@ fn compilers() -> Result<Vec<Compiler>> {
     );
 
     let mut seen: Vec<PathBuf> = Vec::new();
-    let mut compilers = Vec::new();
-    for (path, origin) in found {
+    found.retain(|(path, _)| {
         let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if !seen.contains(&real) {
+        let is_new = !seen.contains(&real);
+        if is_new {
             seen.push(real);
-            compilers.push(probe::compiler(path, origin));
         }
-    }
-    Ok(compilers)
+        is_new
+    });
+    // Asked all at once: this is most of what a build without changes takes.
+    let asked = thread::scope(|scope| {
+        let ask = |(path, origin)| scope.spawn(move || probe::compiler(path, origin));
+        let asking: Vec<_> = found.into_iter().map(ask).collect();
+        asking
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect::<Result<Vec<_>, _>>()
+    });
+    asked.map_err(|_| anyhow::anyhow!("asking a rustc about itself panicked"))
 }
 
 fn is_proxy(rustc: &Path) -> bool {
