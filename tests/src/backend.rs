@@ -3,7 +3,7 @@
 use anyhow::Context;
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -43,6 +43,14 @@ impl Backend {
             stopping,
             acceptor: Some(acceptor),
         })
+    }
+
+    /// Several servers on free ports of one address.
+    ///
+    /// # Errors
+    /// When the address is not there.
+    pub fn start_many(ip: IpAddr, count: usize) -> anyhow::Result<Vec<Self>> {
+        (0..count).map(|_| Self::start(SocketAddr::new(ip, 0))).collect()
     }
 
     /// Where it listens.

@@ -6,4 +6,7 @@ pub mod backend;
 pub mod capability;
 pub mod dialer;
 pub mod fixture;
+pub mod flood;
+pub mod greeter;
+pub mod trouble;
 pub mod world;

@@ -1,4 +1,20 @@
 //! The real programs in the real kernel: connect, and see which backend, reason and counters come.
 
+#[path = "datapath/affinity.rs"]
+mod affinity;
+#[path = "datapath/endings.rs"]
+mod endings;
 #[path = "datapath/families.rs"]
 mod families;
+#[path = "datapath/layout.rs"]
+mod layout;
+#[path = "datapath/policies.rs"]
+mod policies;
+#[path = "datapath/races.rs"]
+mod races;
+#[path = "datapath/restart.rs"]
+mod restart;
+#[path = "datapath/traces.rs"]
+mod traces;
+#[path = "datapath/untouched.rs"]
+mod untouched;

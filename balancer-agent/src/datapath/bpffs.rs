@@ -5,6 +5,7 @@
 //! <pin root>/maps-<layout>/<MAP>    state; one directory for each ABI version and set of limits
 //! ```
 
+use super::sys;
 use crate::core::write::Limits;
 use balancer_common::abi;
 use nix::{
@@ -192,6 +193,7 @@ impl PinRoot {
         }
         let links = self.links();
         if links.exists() {
+            detach_all(&links);
             fs::remove_dir_all(&links).map_err(io_error("remove", &links))?;
         }
         for layout in self.layouts() {
@@ -200,6 +202,16 @@ impl PinRoot {
         // Not `remove_dir_all`: what is left now is not ours, and stays.
         fs::remove_dir(&self.0).map_err(io_error("remove", &self.0))?;
         Ok(true)
+    }
+}
+
+/// Detaches what is pinned in a directory, so that no program runs any more when this returns: the
+/// kernel lets go of a link whose pin was removed only some time later.
+fn detach_all(links: &Path) {
+    let Ok(entries) = fs::read_dir(links) else { return };
+    for entry in entries.flatten() {
+        // Where this fails (Linux 5.7 and 5.8 do not know it), removing the pin detaches as well.
+        let _ = sys::open_pinned(&entry.path()).and_then(|link| sys::detach_link(&link));
     }
 }
 

@@ -21,6 +21,11 @@ use std::fs;
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer.o"));
 
+/// The compiled kernel object, as it is embedded.
+pub fn object() -> &'static [u8] {
+    OBJECT
+}
+
 /// Why the datapath cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
