@@ -6,4 +6,5 @@ pub mod backend;
 pub mod capability;
 pub mod dialer;
 pub mod fixture;
+pub mod grpc;
 pub mod world;
