@@ -4,9 +4,11 @@
 
 pub mod backend;
 pub mod capability;
+pub mod demo;
 pub mod dialer;
 pub mod fixture;
 pub mod flood;
 pub mod greeter;
+pub mod grpc;
 pub mod trouble;
 pub mod world;
