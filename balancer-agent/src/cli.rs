@@ -4,7 +4,7 @@
 
 pub mod arguments;
 mod backends;
-//mod check;
+mod check;
 mod config;
 mod connections;
 pub mod exit;
@@ -16,7 +16,7 @@ mod run;
 mod services;
 mod snapshot;
 mod status;
-//mod trace;
+mod trace;
 mod unload;
 
 use self::{
@@ -56,8 +56,8 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Backends { service } => backends::run(&global, service.as_deref()),
         Command::Connections(connections) => connections::run(&global, &connections),
         Command::Explain(explain) => explain::run(&global, &explain),
-        Command::Trace(_) => Ok(Exit::Ok),
-        Command::Check => Ok(Exit::Ok),
+        Command::Trace(trace) => trace::run(&global, &trace),
+        Command::Check => check::run(&global),
         Command::Config(action) => config::run(&global, &action),
         Command::Reload => reload::run(&global),
         Command::Unload => unload::run(&global),
