@@ -100,7 +100,7 @@ impl Report for CheckReport {
             ]
         };
         let rows = self.checks.iter().map(row).collect();
-        page.table(&["check", "result", "finding", "hint"], rows);
+        page.table(&["check", "result", "~finding", "~hint"], rows);
         page.line(&format!(
             "\n{} ok, {} warnings, {} failures",
             self.count(Verdict::Ok),

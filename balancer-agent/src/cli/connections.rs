@@ -53,7 +53,7 @@ impl Report for ConnectionsReport {
         };
         page.table(
             &[
-                "cookie", "pod", "service", "frontend", "backend", "state", "#age", "#srtt",
+                "cookie", "~pod", "service", "frontend", "backend", "state", "#age", "#srtt",
                 "#retrans",
             ],
             self.connections.iter().map(row).collect(),

@@ -1,7 +1,7 @@
 //! How results reach standard output: one report struct, as tables for people or as JSON for programs.
 
 use super::arguments::Output;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -88,12 +88,13 @@ impl Page {
         self.place(&mut table);
     }
 
-    /// A table. The headings of columns of numbers start with `#`, which is not printed.
+    /// A table. The headings of columns of numbers start with `#`, those of text that may be broken
+    /// into several lines with `~`; neither is printed. Other columns are never broken: in a
+    /// terminal too narrow for them all, lines run over.
     pub(super) fn table(&mut self, headings: &[&str], rows: Vec<Vec<String>>) {
         let mut table = self.empty_table();
         table.set_header(headings.iter().map(|heading| {
-            let heading = heading.strip_prefix('#').unwrap_or(heading);
-            heading.to_uppercase()
+            heading.trim_start_matches(['#', '~']).to_uppercase()
         }));
         for row in rows {
             table.add_row(row);
@@ -101,6 +102,9 @@ impl Page {
         for (column, heading) in table.column_iter_mut().zip(headings) {
             if heading.starts_with('#') {
                 column.set_cell_alignment(CellAlignment::Right);
+            }
+            if !heading.starts_with('~') {
+                column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         self.place(&mut table);
@@ -186,7 +190,7 @@ mod tests {
     fn tables_fit_a_narrow_terminal() {
         let mut page = Page::new(Some(40));
         let path = "/kubepods.slice/".repeat(5);
-        page.table(&["name", "#count"], vec![vec![path, "12".into()]]);
+        page.table(&["~name", "#count"], vec![vec![path, "12".into()]]);
         assert!(page.text().lines().all(|line| line.len() <= 40));
         assert!(page.text().lines().count() > 2);
         let mut page = Page::new(None);

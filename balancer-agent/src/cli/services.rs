@@ -41,25 +41,19 @@ struct ServiceRow {
 impl Report for ServicesReport {
     fn lay_out(&self, page: &mut Page) {
         let row = |s: &ServiceRow| {
-            let affinity = match s.affinity_s {
-                0 => "-".into(),
-                affinity_s => page::seconds(affinity_s.into()),
+            let policy = match s.affinity_s {
+                0 => s.policy.to_owned(),
+                affinity_s => format!("{} affinity {}", s.policy, page::seconds(affinity_s.into())),
             };
+            let connections = s.connections.to_string();
             vec![
                 s.name.clone(),
                 s.id.to_string(),
                 joined(&s.frontends),
-                s.policy.to_owned(),
-                affinity,
+                policy,
                 s.generation.to_string(),
-                s.backends_active.to_string(),
-                (s.backends_draining + s.backends_ejected).to_string(),
-                s.backends_gone.to_string(),
-                if s.tracked {
-                    s.connections.to_string()
-                } else {
-                    "-".into()
-                },
+                s.backends(),
+                if s.tracked { connections } else { "-".into() },
                 s.picked.to_string(),
                 s.untouched.to_string(),
             ]
@@ -68,19 +62,32 @@ impl Report for ServicesReport {
             &[
                 "name",
                 "#id",
-                "frontends",
-                "policy",
-                "affinity",
+                "~frontends",
+                "~policy",
                 "#gen",
-                "#active",
-                "#draining",
-                "#gone",
+                "~backends",
                 "#conns",
                 "#picked",
                 "#untouched",
             ],
             self.services.iter().map(row).collect(),
         );
+    }
+}
+
+impl ServiceRow {
+    /// Its backends by state, those states left out that none has.
+    fn backends(&self) -> String {
+        let mut text = format!("{} active", self.backends_active);
+        let others = [
+            (self.backends_draining, "draining"),
+            (self.backends_ejected, "ejected"),
+            (self.backends_gone, "gone"),
+        ];
+        for (count, state) in others.into_iter().filter(|(count, _)| *count > 0) {
+            text += &format!(" {count} {state}");
+        }
+        text
     }
 }
 
@@ -155,6 +162,6 @@ mod tests {
             ],
         };
         page::check_golden("services", &report, None);
-        page::check_golden("services-80-columns", &report, Some(80));
+        page::check_golden("services-narrow", &report, Some(92));
     }
 }

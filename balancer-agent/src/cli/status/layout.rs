@@ -32,7 +32,7 @@ impl Report for StatusReport {
                     or_dash(hook.cgroup.as_ref()),
                 ]
             });
-            page.table(&["hook", "state", "#program", "cgroup"], rows.collect());
+            page.table(&["hook", "~state", "#program", "~cgroup"], rows.collect());
         }
         if let Some(counts) = &self.counts {
             page.heading("holds");
@@ -162,7 +162,7 @@ impl AgentReport {
             "#members",
             "#answered",
             "#failed",
-            "last error",
+            "~last error",
         ];
         page.table(&headings, rows.collect());
     }
