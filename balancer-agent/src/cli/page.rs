@@ -93,9 +93,11 @@ impl Page {
     /// terminal too narrow for them all, lines run over.
     pub(super) fn table(&mut self, headings: &[&str], rows: Vec<Vec<String>>) {
         let mut table = self.empty_table();
-        table.set_header(headings.iter().map(|heading| {
-            heading.trim_start_matches(['#', '~']).to_uppercase()
-        }));
+        table.set_header(
+            headings
+                .iter()
+                .map(|heading| heading.trim_start_matches(['#', '~']).to_uppercase()),
+        );
         for row in rows {
             table.add_row(row);
         }

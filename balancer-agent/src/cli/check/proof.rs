@@ -61,7 +61,12 @@ fn try_programs() -> Vec<Check> {
         .map_err(|error| error.to_string())
         .and_then(|()| loader::load(&pins, &LIMITS, 0).map_err(|error| error.to_string()));
     match loaded {
-        Err(error) => vec![Check::error(CHECK, &error)],
+        Err(error) => {
+            // The loader's own hint is to run this very command.
+            let finding = error.split("; hint: ").next().unwrap_or_default();
+            let hint = "a feature that the checks above name, or a fault: report it with the kernel's version";
+            vec![Check::fail(CHECK, finding.trim_end(), hint)]
+        }
         Ok(loaded) => {
             let count = loaded.chosen.len();
             let mut checks = vec![Check::ok(CHECK, format!("the verifier takes all {count}"))];
