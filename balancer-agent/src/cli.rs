@@ -3,8 +3,20 @@
 //! Standard output carries data, standard error everything else.
 
 pub mod arguments;
+mod backends;
+mod check;
+mod config;
+mod connections;
 pub mod exit;
+mod explain;
+mod page;
+mod pod;
+mod reload;
 mod run;
+mod services;
+mod snapshot;
+mod status;
+mod trace;
 mod unload;
 
 use self::{
@@ -39,6 +51,15 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { global, command } = arguments;
     match command {
         Command::Run(run) => run::run(&global, &run),
+        Command::Status => status::run(&global),
+        Command::Services { service } => services::run(&global, service.as_deref()),
+        Command::Backends { service } => backends::run(&global, service.as_deref()),
+        Command::Connections(connections) => connections::run(&global, &connections),
+        Command::Explain(explain) => explain::run(&global, &explain),
+        Command::Trace(trace) => trace::run(&global, &trace),
+        Command::Check => check::run(&global),
+        Command::Config(action) => config::run(&global, &action),
+        Command::Reload => reload::run(&global),
         Command::Unload => unload::run(&global),
         Command::SelfTestDial { cgroup, frontend } => {
             crate::datapath::self_test::dial_as_child(&cgroup, frontend)?;

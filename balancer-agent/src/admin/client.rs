@@ -38,6 +38,8 @@ pub enum ClientError {
 /// A connection with one request on its way.
 pub struct Exchange {
     lines: io::Lines<BufReader<UnixStream>>,
+    /// The same socket, for its options.
+    stream: UnixStream,
     path: PathBuf,
 }
 
@@ -61,10 +63,34 @@ impl Exchange {
         }
         let line = serde_json::to_string(&request).map_err(|error| exchange_error(error.into()))?;
         writeln!(stream, "{line}").map_err(exchange_error)?;
+        let reader = stream.try_clone().map_err(exchange_error)?;
         Ok(Self {
-            lines: BufReader::new(stream).lines(),
+            lines: BufReader::new(reader).lines(),
+            stream,
             path: path.into(),
         })
+    }
+
+    /// As [`Self::next`], but waits no longer than `patience`; `None` when that is over, too.
+    /// Nothing can be read after that.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Answer>, ClientError> {
+        // A time-out of zero would mean none.
+        let patience = patience.max(Duration::from_millis(1));
+        if let Err(cause) = self.stream.set_read_timeout(Some(patience)) {
+            let path = self.path.clone();
+            return Err(ClientError::Exchange { path, cause });
+        }
+        match self.next() {
+            Err(ClientError::Exchange { cause, .. })
+                if cause.kind() == io::ErrorKind::WouldBlock =>
+            {
+                Ok(None)
+            }
+            answer => answer,
+        }
     }
 
     /// The next line of the answer; `None` at its end.

@@ -7,8 +7,9 @@ use crate::{
         cgroup::{self, CgroupError},
     },
 };
+use balancer_common::reason::Reason;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Where the configuration file is unless the user says otherwise.
 pub const CONFIG_PATH: &str = "/etc/balancer/config.yaml";
@@ -83,6 +84,30 @@ pub enum LogFormat {
 pub enum Command {
     /// Run the daemon in the foreground
     Run(Run),
+    /// Say whether all is well: agent, hooks, maps, configuration, DNS
+    Status,
+    /// List services as the kernel holds them
+    Services {
+        /// Only this one
+        service: Option<String>,
+    },
+    /// List backends with their counters
+    Backends {
+        /// Only those of this service
+        service: Option<String>,
+    },
+    /// List tracked connections, the oldest first
+    Connections(Connections),
+    /// Say step by step which backend a pod's next connection would get, and why
+    Explain(Explain),
+    /// Print decisions as the kernel makes them
+    Trace(Trace),
+    /// Preflight: say what this machine offers and lacks
+    Check,
+    /// Print, check or locate configuration
+    Config(ConfigAction),
+    /// Make the agent read its configuration file again
+    Reload,
     /// Detach the programs and remove everything that was pinned
     Unload,
     /// Enter a cgroup and dial: the self-test's child
@@ -112,4 +137,114 @@ pub struct Run {
         default_value = "info"
     )]
     pub log_filter: String,
+}
+
+/// Flags of `connections`.
+#[derive(Debug, Args)]
+pub struct Connections {
+    /// Only those to this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only those to the backend with this address
+    #[arg(long, value_name = "IP:PORT")]
+    pub backend: Option<SocketAddr>,
+    /// Only those of this pod: a cgroup path, a cgroup id, or pid:NUMBER
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<String>,
+    /// Print at most so many
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    pub limit: usize,
+}
+
+/// Flags of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The client: a cgroup path, a cgroup id, or pid:NUMBER
+    pub pod: String,
+    /// What it dials: a service's name, or a frontend as IP:PORT
+    pub service: String,
+    /// POD is the id of a process in the pod
+    #[arg(long)]
+    pub pid: bool,
+}
+
+/// Flags of `trace`.
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Only decisions about this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Only decisions with this reason
+    #[arg(long, value_name = "REASON", value_parser = reason)]
+    pub reason: Option<Reason>,
+    /// Only decisions about this pod: a cgroup path, a cgroup id, or pid:NUMBER
+    #[arg(long, value_name = "POD")]
+    pub pod: Option<String>,
+    /// End after so many
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time, such as 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// Flags of `config`; one of them.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ConfigAction {
+    /// Print a complete, commented example
+    #[arg(long)]
+    pub example: bool,
+    /// Say whether a file is valid, and if not, every mistake in it
+    #[arg(long, value_name = "FILE")]
+    pub check: Option<PathBuf>,
+    /// Say which file the running agent uses, and what it holds
+    #[arg(long)]
+    pub show: bool,
+}
+
+/// Longest time that `trace` can be given.
+const TRACE_S_MAX: u64 = 7 * 24 * 3_600;
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; hint: write a number with its unit, such as 10s"))?;
+    if duration.is_zero() || duration.as_secs() > TRACE_S_MAX {
+        return Err("out of range; hint: from 1ms to 7days".into());
+    }
+    Ok(duration)
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    let found = Reason::ALL.iter().find(|reason| reason.name() == text);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        format!("no such reason; hint: one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn values_are_validated() {
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert!(duration("5").unwrap_err().contains("hint"));
+        assert!(duration("0s").unwrap_err().contains("range"));
+        assert!(duration("8days").unwrap_err().contains("range"));
+        assert_eq!(reason("no-backend"), Ok(Reason::NoBackend));
+        assert!(reason("none").unwrap_err().contains("flow-table-full"));
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("balancer-agent config").is_err());
+        assert!(parse("balancer-agent config --example --show").is_err());
+        assert!(parse("balancer-agent trace --count 0").is_err());
+        assert!(parse("balancer-agent connections --backend 10.0.0.1").is_err());
+    }
 }

@@ -92,12 +92,7 @@ impl PinRoot {
     /// # Errors
     /// [`BpffsError`] names the directory and the fix.
     pub fn create(&self) -> Result<(), BpffsError> {
-        let existing = self
-            .0
-            .ancestors()
-            .find(|path| path.exists())
-            .unwrap_or(Path::new("/"));
-        if !is_bpffs(existing) {
+        if !is_on_bpffs(&self.0) {
             let mountpoint = Path::new("/sys/fs/bpf");
             if !self.0.starts_with(mountpoint) {
                 return Err(BpffsError::NotMounted {
@@ -215,8 +210,13 @@ fn detach_all(links: &Path) {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+/// Whether a path, or what there is of it already, is on a BPF file system.
+pub fn is_on_bpffs(path: &Path) -> bool {
+    let existing = path
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
+    statfs(existing).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// The name of the layout of maps made by this binary with these limits.

@@ -7,8 +7,12 @@ use super::{
 };
 use aya::maps::{MapData, MapError, RingBuf};
 use balancer_common::trace::TraceEvent;
-use nix::time::{ClockId, clock_gettime};
-use std::{io, time::Duration};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    time::{ClockId, clock_gettime},
+};
+use std::{fs::File, io, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
 /// Tracing stays on for this long after its reader was last heard of.
@@ -34,6 +38,9 @@ pub enum TraceError {
     /// The settings record.
     #[error("switch tracing on: {0}")]
     Settings(#[from] MapError),
+    /// A ring buffer has one reader.
+    #[error("another `trace` is running; hint: end it first, there can be one")]
+    Busy,
     /// The ring buffer.
     #[error("wait for trace events: {0}")]
     Wait(#[from] io::Error),
@@ -44,6 +51,8 @@ pub struct Tracer {
     maps: Maps,
     events: AsyncFd<RingBuf<MapData>>,
     renewal: tokio::time::Interval,
+    /// Held, over all processes, by whoever reads the ring buffer.
+    _turn: Flock<File>,
 }
 
 impl Tracer {
@@ -53,6 +62,7 @@ impl Tracer {
     /// [`TraceError`] says what is missing.
     pub fn start(pins: &PinRoot) -> Result<Self, TraceError> {
         let maps = Maps::open_loaded(pins)?;
+        let turn = take_turn(pins)?;
         let mut events = maps::open_traces(pins)?;
         while events.next().is_some() {}
         // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
@@ -62,6 +72,7 @@ impl Tracer {
             maps,
             events,
             renewal: tokio::time::interval(RENEWAL),
+            _turn: turn,
         };
         tracer.lease(monotonic_ns() + LEASE_NS)?;
         Ok(tracer)
@@ -102,6 +113,16 @@ impl Tracer {
         settings.trace_until_ns = until_ns;
         self.maps.settings.set(0, Raw(settings), 0)
     }
+}
+
+/// Locks the directory of links, which is there whenever something is loaded. Pinned maps
+/// themselves cannot be opened as files.
+fn take_turn(pins: &PinRoot) -> Result<Flock<File>, TraceError> {
+    let directory = File::open(pins.links())?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => TraceError::Busy,
+        errno => TraceError::Wait(errno.into()),
+    })
 }
 
 impl Drop for Tracer {

@@ -1,0 +1,166 @@
+//! `connections`: the tracked connections, each with its pod, frontend and backend.
+
+use super::{
+    arguments::{self, Global},
+    exit::Exit,
+    page::{self, Page, Report},
+    pod::{Pod, Pods},
+    snapshot::{Snapshot, listens},
+};
+use crate::datapath::{reader::socket_address, trace::monotonic_ns};
+use anyhow::{Context, bail};
+use balancer_common::flow::{Flow, state_name};
+use serde::Serialize;
+use std::{collections::BTreeSet, net::SocketAddr};
+
+#[derive(Debug, Serialize)]
+struct ConnectionsReport {
+    /// How many match, printed or not.
+    total: usize,
+    connections: Vec<ConnectionRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConnectionRow {
+    /// The socket's cookie, as `ss -e` shows it.
+    cookie: u64,
+    pod: Pod,
+    service: String,
+    frontend: SocketAddr,
+    /// None if the backend's id was given away.
+    backend: Option<SocketAddr>,
+    state: &'static str,
+    age_ms: u64,
+    /// Microseconds; zero before the first sample.
+    srtt_us: u32,
+    retransmits: u32,
+}
+
+impl Report for ConnectionsReport {
+    fn lay_out(&self, page: &mut Page) {
+        let row = |c: &ConnectionRow| {
+            vec![
+                format!("{:x}", c.cookie),
+                c.pod.to_string(),
+                c.service.clone(),
+                c.frontend.to_string(),
+                page::or_dash(c.backend),
+                c.state.to_owned(),
+                page::seconds(c.age_ms / 1_000),
+                page::microseconds(c.srtt_us.into()),
+                c.retransmits.to_string(),
+            ]
+        };
+        page.table(
+            &[
+                "cookie", "~pod", "service", "frontend", "backend", "state", "#age", "#srtt",
+                "#retrans",
+            ],
+            self.connections.iter().map(row).collect(),
+        );
+        let printed = self.connections.len();
+        if printed < self.total {
+            page.line(&format!(
+                "{printed} of {} connections; --limit prints more",
+                self.total
+            ));
+        }
+    }
+}
+
+pub(super) fn run(global: &Global, flags: &arguments::Connections) -> anyhow::Result<Exit> {
+    let snapshot = Snapshot::read(global)?;
+    let mut pods = Pods::new()?;
+    let service = flags.service.as_deref();
+    let service = service.map(|name| snapshot.service(name)).transpose()?;
+    let pod = flags.pod.as_deref();
+    let pod = pod.map(|text| pods.parse(text)).transpose()?;
+    let backends = flags.backend.map(|address| backends(&snapshot, address));
+    let backends = backends.transpose()?;
+    let flows = snapshot.maps.read_flows().context("read the connections")?;
+    let mut flows: Vec<_> = flows
+        .into_iter()
+        .filter(|(_, flow)| {
+            service.is_none_or(|id| flow.service == id)
+                && pod.as_ref().is_none_or(|pod| flow.pod == pod.id)
+                && backends
+                    .as_ref()
+                    .is_none_or(|ids| ids.contains(&flow.backend))
+        })
+        .collect();
+    flows.sort_by_key(|(_, flow)| flow.started_ns);
+    let total = flows.len();
+    let now_ns = monotonic_ns();
+    let connections = flows.iter().take(flags.limit);
+    let connections = connections
+        .map(|(cookie, flow)| row(&snapshot, &mut pods, *cookie, flow, now_ns))
+        .collect();
+    page::print(global.output, &ConnectionsReport { total, connections })?;
+    Ok(Exit::Ok)
+}
+
+/// The ids of the backends at an address: one for each service that it serves.
+fn backends(snapshot: &Snapshot, address: SocketAddr) -> anyhow::Result<BTreeSet<u32>> {
+    let backends = snapshot.state.backends.iter();
+    let found: BTreeSet<_> = backends
+        .filter(|(_, record)| listens(record) == address)
+        .map(|(id, _)| *id)
+        .collect();
+    if found.is_empty() {
+        bail!("no backend `{address}`; hint: `balancer-agent backends` lists them");
+    }
+    Ok(found)
+}
+
+fn row(
+    snapshot: &Snapshot,
+    pods: &mut Pods,
+    cookie: u64,
+    flow: &Flow,
+    now_ns: u64,
+) -> ConnectionRow {
+    let backend = snapshot.state.backends.get(&flow.backend);
+    let backend = backend.filter(|record| record.incarnation == flow.incarnation);
+    ConnectionRow {
+        cookie,
+        pod: pods.pod(flow.pod),
+        service: snapshot.service_name(flow.service),
+        frontend: socket_address(flow.frontend, flow.frontend_port_be),
+        backend: backend.map(listens),
+        state: state_name(flow.state),
+        age_ms: now_ns.saturating_sub(flow.started_ns) / 1_000_000,
+        srtt_us: flow.srtt_us,
+        retransmits: flow.retransmits,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_as_golden() {
+        let row = |id, path: Option<&str>, backend: Option<&str>| ConnectionRow {
+            cookie: 0x4a1,
+            pod: Pod {
+                id,
+                path: path.map(Into::into),
+            },
+            service: "payments".into(),
+            frontend: "192.0.2.10:50051".parse().unwrap(),
+            backend: backend.map(|address| address.parse().unwrap()),
+            state: "established",
+            age_ms: 83_250,
+            srtt_us: 1_234,
+            retransmits: 0,
+        };
+        let report = ConnectionsReport {
+            total: 3,
+            connections: vec![
+                row(7, Some("/kubepods/shop"), Some("198.51.100.1:50051")),
+                row(4_711, None, None),
+            ],
+        };
+        page::check_golden("connections", &report, None);
+    }
+}

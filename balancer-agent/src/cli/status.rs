@@ -1,0 +1,352 @@
+//! `status`: whether all is well, and every complaint if not; with the agent down, what the maps still tell.
+
+mod layout;
+
+use super::{arguments::Global, exit::Exit, page, pod::Pods, snapshot::Snapshot};
+use crate::{
+    admin::{
+        self, Answer, ConfigStatus, Request, Status, WorkStatus,
+        client::{self, ClientError},
+    },
+    datapath::{
+        bpffs::parse_layout, hooks, maps::Maps, maps::OpenError, self_test::SelfTest, sys::LinkInfo,
+    },
+};
+use anyhow::Context;
+use balancer_common::{
+    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE},
+    reason::Effect,
+    service::CHUNK_SLOTS,
+};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+#[derive(Debug, Default, Serialize)]
+struct StatusReport {
+    healthy: bool,
+    /// Everything that makes it unhealthy.
+    complaints: Vec<String>,
+    /// None when it is down.
+    agent: Option<AgentReport>,
+    datapath: DatapathReport,
+    counts: Option<Counts>,
+    tables: Vec<TableUse>,
+    outcomes: Vec<Outcome>,
+}
+
+/// What only a running agent knows.
+#[derive(Debug, Serialize)]
+struct AgentReport {
+    version: String,
+    pid: u32,
+    uptime_s: u64,
+    /// What was found at its start.
+    origin: String,
+    degraded: Vec<String>,
+    hooks_repaired: u64,
+    config: ConfigStatus,
+    self_test: SelfTest,
+    dns: Vec<Lookup>,
+    /// What is wrong with what is wanted.
+    problems: Vec<String>,
+    /// Where the kernel differs from what is wanted.
+    differences: Vec<String>,
+    work: WorkStatus,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct DatapathReport {
+    pin_root: PathBuf,
+    /// The layout of the maps, if there are any.
+    layout: Option<String>,
+    hooks: Vec<Hook>,
+}
+
+#[derive(Debug, Serialize)]
+struct Hook {
+    name: &'static str,
+    attached: bool,
+    program_id: Option<u32>,
+    /// The cgroup that it covers.
+    cgroup: Option<String>,
+    error: Option<String>,
+}
+
+/// A DNS set, as the agent's health report tells.
+#[derive(Debug, Serialize, Deserialize)]
+struct Lookup {
+    lookup: String,
+    standing: String,
+    known: bool,
+    members: Vec<serde_json::Value>,
+    last_success_age_ms: Option<u64>,
+    last_error: Option<String>,
+    last_error_age_ms: Option<u64>,
+    excess: usize,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Counts {
+    services: usize,
+    frontends: usize,
+    backends_active: usize,
+    backends_draining: usize,
+    backends_ejected: usize,
+    backends_gone: usize,
+    connections: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct TableUse {
+    table: &'static str,
+    used: usize,
+    limit: usize,
+    /// Whether a full one leaves connections or services out; others forget the oldest entry.
+    strict: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Outcome {
+    reason: &'static str,
+    effect: &'static str,
+    count: u64,
+}
+
+pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
+    let mut report = StatusReport::default();
+    ask_agent(global, &mut report)?;
+    look_at_kernel(global, &mut report)?;
+    report.healthy = report.complaints.is_empty();
+    page::print(global.output, &report)?;
+    Ok(if report.healthy {
+        Exit::Ok
+    } else {
+        Exit::Unhealthy
+    })
+}
+
+fn ask_agent(global: &Global, report: &mut StatusReport) -> anyhow::Result<()> {
+    let socket = admin::socket_path(&global.runtime_dir);
+    match client::ask(&socket, Request::Status) {
+        Ok(Answer::Status(status)) => {
+            report.complaints = status.complaints();
+            report.agent = Some(AgentReport::new(*status)?);
+        }
+        Ok(_) => report.complaints.push(
+            "the agent does not answer with a status; hint: use the balancer-agent that runs here"
+                .into(),
+        ),
+        Err(ClientError::Down { .. }) => {}
+        Err(error) => report.complaints.push(error.to_string()),
+    }
+    let lookups = report.agent.iter().flat_map(|agent| &agent.dns);
+    let failing: Vec<_> = lookups.filter_map(Lookup::complaint).collect();
+    report.complaints.extend(failing);
+    Ok(())
+}
+
+impl AgentReport {
+    fn new(status: Status) -> anyhow::Result<Self> {
+        let dns = serde_json::from_value(status.dns).context("read the agent's report on DNS")?;
+        Ok(Self {
+            version: status.version,
+            pid: status.pid,
+            uptime_s: status.uptime_s,
+            origin: status.datapath.origin,
+            degraded: status.datapath.degraded,
+            hooks_repaired: status.datapath.hooks_repaired,
+            config: status.config,
+            self_test: status.self_test,
+            dns,
+            problems: status.problems,
+            differences: status.differences,
+            work: status.work,
+        })
+    }
+}
+
+impl Lookup {
+    /// What is wrong with it. Single failed queries while others answer are no complaint.
+    fn complaint(&self) -> Option<String> {
+        if self.standing != "fails" {
+            return None;
+        }
+        let error = self.last_error.as_deref().unwrap_or("no answer");
+        let meanwhile = if self.known {
+            "; the last good set stays in force"
+        } else {
+            "; no set is known yet"
+        };
+        Some(format!("DNS set `{}`: {error}{meanwhile}", self.lookup))
+    }
+}
+
+fn look_at_kernel(global: &Global, report: &mut StatusReport) -> anyhow::Result<()> {
+    let pins = global.pins();
+    report.datapath.pin_root = pins.path().into();
+    let maps = match Maps::open_loaded(&pins) {
+        Ok(maps) => maps,
+        Err(error) => {
+            if report.agent.is_none() && matches!(error, OpenError::NotLoaded { .. }) {
+                report
+                    .complaints
+                    .push(format!("no agent runs, and {error}"));
+            } else {
+                report.complaints.push(error.to_string());
+            }
+            return Ok(());
+        }
+    };
+    report.datapath.layout = pins
+        .layouts()
+        .into_iter()
+        .rfind(|name| parse_layout(name).is_some_and(|(_, limits)| limits == maps.limits));
+    let complaints = report.complaints.len();
+    look_at_hooks(global, report);
+    if report.agent.is_none() {
+        let attached = report.datapath.hooks.iter().any(|hook| hook.attached);
+        let text = if attached {
+            "agent down, programs still balancing: services do not change any more; hint: start \
+             `balancer-agent run`, or remove everything with `balancer-agent unload`"
+        } else {
+            "agent down, and no program is attached: nothing is balanced; hint: start \
+             `balancer-agent run`"
+        };
+        report.complaints.insert(complaints, text.into());
+    }
+    let state = maps.read_state().context("read the kernel's maps")?;
+    let snapshot = Snapshot { maps, state };
+    let counts = count(&snapshot)?;
+    report.tables = tables(&snapshot, &counts)?;
+    let full = report
+        .tables
+        .iter()
+        .filter(|it| it.strict && it.used >= it.limit);
+    let full: Vec<_> = full
+        .map(|it| {
+            format!(
+                "table {} is full ({} entries); hint: raise `limits` in the configuration",
+                it.table, it.limit
+            )
+        })
+        .collect();
+    report.complaints.extend(full);
+    report.counts = Some(counts);
+    let reasons = snapshot.maps.read_reasons().context("read the counters")?;
+    let outcomes = reasons.into_iter().map(|(reason, count)| Outcome {
+        reason: reason.name(),
+        effect: effect_name(reason.effect()),
+        count,
+    });
+    report.outcomes = outcomes.collect();
+    Ok(())
+}
+
+/// What an effect is called.
+pub(super) const fn effect_name(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Balanced => "balanced",
+        Effect::Untouched => "untouched",
+        Effect::Observed => "observed",
+    }
+}
+
+fn look_at_hooks(global: &Global, report: &mut StatusReport) {
+    let mut pods = Pods::new();
+    for (name, _) in hooks::HOOKS {
+        let found = hooks::link_info(&global.pins(), name);
+        let mut hook = Hook {
+            name,
+            attached: false,
+            program_id: None,
+            cgroup: None,
+            error: None,
+        };
+        match found {
+            Ok(Some(LinkInfo {
+                program_id,
+                cgroup_id,
+            })) if cgroup_id != 0 => {
+                hook.attached = true;
+                hook.program_id = Some(program_id);
+                let path = pods.as_mut().map(|pods| pods.pod(cgroup_id).to_string());
+                hook.cgroup = Some(path.unwrap_or_else(|_| format!("cgroup {cgroup_id}")));
+            }
+            Ok(Some(_)) => hook.error = Some("its cgroup is gone".into()),
+            Ok(None) => hook.error = Some("not attached".into()),
+            Err(error) => hook.error = Some(error.to_string()),
+        }
+        if let Some(error) = &hook.error {
+            report.complaints.push(format!("hook `{name}`: {error}"));
+        }
+        report.datapath.hooks.push(hook);
+    }
+}
+
+fn count(snapshot: &Snapshot) -> anyhow::Result<Counts> {
+    let state = &snapshot.state;
+    let mut counts = Counts {
+        services: state.services.len(),
+        frontends: state.frontends.len(),
+        ..Counts::default()
+    };
+    for backend in state.backends.values() {
+        match backend.state {
+            STATE_ACTIVE => counts.backends_active += 1,
+            STATE_DRAINING => counts.backends_draining += 1,
+            STATE_EJECTED => counts.backends_ejected += 1,
+            STATE_GONE => counts.backends_gone += 1,
+            _ => {}
+        }
+    }
+    for cookie in snapshot.maps.flows.keys() {
+        cookie.context("count the tracked connections")?;
+        counts.connections += 1;
+    }
+    Ok(counts)
+}
+
+/// How full the maps are. What the agent keeps for itself is not counted into the limits.
+fn tables(snapshot: &Snapshot, counts: &Counts) -> anyhow::Result<Vec<TableUse>> {
+    let Snapshot { maps, state } = snapshot;
+    let limits = &maps.limits;
+    let v4 = state
+        .frontends
+        .keys()
+        .filter(|address| address.is_ipv4())
+        .count();
+    let chunks = state.services.values().flat_map(|service| {
+        let bank = service.record.bank();
+        [bank.v4, bank.v6]
+    });
+    let chunks = chunks.map(|schedule| (schedule.slots as usize).div_ceil(CHUNK_SLOTS));
+    let table = |table, used, limit: u32, strict| TableUse {
+        table,
+        used,
+        limit: limit as usize,
+        strict,
+    };
+    let remembered = |entries: usize| (entries, limits.pod_services);
+    let (cursors, pods) = remembered(maps.pod_cursors.keys().filter(Result::is_ok).count());
+    let (affinities, _) = remembered(maps.affinities.keys().filter(Result::is_ok).count());
+    Ok(vec![
+        table("services", counts.services, limits.services - 1, true),
+        table("backends", state.backends.len(), limits.backends - 1, true),
+        table("frontends IPv4", v4, limits.frontends - 1, true),
+        table(
+            "frontends IPv6",
+            state.frontends.len() - v4,
+            limits.frontends,
+            true,
+        ),
+        table(
+            "slots",
+            chunks.sum::<usize>() * CHUNK_SLOTS,
+            (limits.chunks - 1) * 16,
+            true,
+        ),
+        table("connections", counts.connections, limits.flows, true),
+        table("pod cursors", cursors, pods, false),
+        table("pod affinities", affinities, pods, false),
+    ])
+}
