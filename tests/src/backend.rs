@@ -50,7 +50,9 @@ impl Backend {
     /// # Errors
     /// When the address is not there.
     pub fn start_many(ip: IpAddr, count: usize) -> anyhow::Result<Vec<Self>> {
-        (0..count).map(|_| Self::start(SocketAddr::new(ip, 0))).collect()
+        (0..count)
+            .map(|_| Self::start(SocketAddr::new(ip, 0)))
+            .collect()
     }
 
     /// Where it listens.

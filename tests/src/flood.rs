@@ -45,5 +45,9 @@ pub fn write_all<T: bytemuck::Pod>(map: &Path, index: u32, values: &[T]) -> io::
             size_of::<Batch>() as libc::c_ulong,
         )
     };
-    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if rc < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -32,7 +32,11 @@ impl Greeter {
             let (listener, stopping) = (listener.try_clone()?, Arc::clone(&stopping));
             acceptors.push(std::thread::spawn(move || greet(&listener, &stopping)));
         }
-        Ok(Self { port, stopping, acceptors })
+        Ok(Self {
+            port,
+            stopping,
+            acceptors,
+        })
     }
 
     /// The address of a backend, told by a number: 127.1.0.0 plus that.
@@ -57,7 +61,9 @@ impl Drop for Greeter {
 
 fn greet(listener: &TcpListener, stopping: &AtomicBool) {
     while !stopping.load(Ordering::SeqCst) {
-        let Ok((mut stream, _)) = listener.accept() else { continue };
+        let Ok((mut stream, _)) = listener.accept() else {
+            continue;
+        };
         if let Ok(address) = stream.local_addr() {
             let _ = stream.write_all(format!("{address}\n").as_bytes());
         }

@@ -42,7 +42,10 @@ impl Deaf {
             sockets.push(filler);
         }
         let address = SocketAddr::new(IpAddr::V4(own.ip()), own.port());
-        Ok(Self { address, _sockets: sockets })
+        Ok(Self {
+            address,
+            _sockets: sockets,
+        })
     }
 
     /// Where it does not answer.
@@ -66,15 +69,23 @@ impl Resetting {
         let listener = TcpListener::bind("127.0.0.1:0").context("listen")?;
         let address = listener.local_addr()?;
         let server = std::thread::spawn(move || {
-            let Ok((stream, _)) = listener.accept() else { return };
+            let Ok((stream, _)) = listener.accept() else {
+                return;
+            };
             let _ = std::io::Write::write_all(&mut &stream, format!("{address}\n").as_bytes());
             let _ = setsockopt(
                 &stream,
                 sockopt::Linger,
-                &libc::linger { l_onoff: 1, l_linger: 0 },
+                &libc::linger {
+                    l_onoff: 1,
+                    l_linger: 0,
+                },
             );
         });
-        Ok(Self { address, server: Some(server) })
+        Ok(Self {
+            address,
+            server: Some(server),
+        })
     }
 
     /// Where it listens.

@@ -131,20 +131,15 @@ pub async fn scale_up(
         format!("the first connection reached {ADDED} {reached_ms} ms after the file changed"),
     );
     let new = reached.iter().filter(|backend| *backend == ADDED).count();
-    let total: u64 = rows.iter().map(|row| row.requests).sum();
-    let own: u64 = rows
-        .iter()
-        .filter(|row| row.name == ADDED)
-        .map(|row| row.requests)
-        .sum();
+    let total: u64 = rows.iter().map(|row| row.connections).sum();
+    let own = share(stage.connections_to(ADDED), total);
     let fair = share(1, rows.len() as u64);
     claims.check(
         screen,
-        share(own, total) >= fair * FAIRNESS_MIN,
+        own >= fair * FAIRNESS_MIN,
         format!(
-            "{ADDED} got {new} of {CLIENTS_MORE} new connections, and {:.1}% of all requests \
-             (fair: {:.1}%)",
-            share(own, total) * 100.0,
+            "{ADDED} got {new} of {CLIENTS_MORE} new connections: {:.1}% of all (fair: {:.1}%)",
+            own * 100.0,
             fair * 100.0
         ),
     );
@@ -253,8 +248,7 @@ async fn restart(
         screen,
         healthy && counted == live as u64,
         format!(
-            "a new agent in {ready_ms} ms; `status` is {}; it counts {counted} connections of \
-             {live}",
+            "new agent in {ready_ms} ms: `status` {}, it counts {counted} connections of {live}",
             if healthy { "healthy" } else { "unhealthy" },
         ),
     );

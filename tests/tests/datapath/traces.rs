@@ -26,10 +26,13 @@ fn decisions_are_traced_while_somebody_asks() {
     let mut fixture = Fixture::new("traces").unwrap();
     let server = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let frontend = "10.96.0.1:80".parse().unwrap();
-    let served = fixture.serve(ServiceSpec::new(frontend, [server.address()])).unwrap();
+    let served = fixture
+        .serve(ServiceSpec::new(frontend, [server.address()]))
+        .unwrap();
     let mut traces = open_traces(fixture.world().pins()).unwrap();
     let pod = fixture.pod("pod").unwrap();
-    let pod_id = balancer_agent::datapath::cgroup::id(&fixture.world().cgroup().join("pod")).unwrap();
+    let pod_id =
+        balancer_agent::datapath::cgroup::id(&fixture.world().cgroup().join("pod")).unwrap();
 
     pod.dial(frontend).unwrap();
     assert_eq!(read(&mut traces), [], "nobody asked");
@@ -38,16 +41,32 @@ fn decisions_are_traced_while_somebody_asks() {
     let dialled = pod.dial(frontend).unwrap();
     pod.close(dialled.handle, false).unwrap();
     let events = read(&mut traces);
-    let reasons: Vec<_> = events.iter().map(|it| Reason::from_code(it.reason).unwrap()).collect();
-    let expected =
-        [Reason::Picked, Reason::Established, Reason::PeernameRestored, Reason::Closed];
+    let reasons: Vec<_> = events
+        .iter()
+        .map(|it| Reason::from_code(it.reason).unwrap())
+        .collect();
+    let expected = [
+        Reason::Picked,
+        Reason::Established,
+        Reason::PeernameRestored,
+        Reason::Closed,
+    ];
     assert_eq!(reasons, expected);
     for event in &events {
-        assert_eq!(socket_address(event.frontend, event.frontend_port_be), frontend);
-        assert_eq!((event.pod, event.service, event.backend), (pod_id, served.id, 1));
+        assert_eq!(
+            socket_address(event.frontend, event.frontend_port_be),
+            frontend
+        );
+        assert_eq!(
+            (event.pod, event.service, event.backend),
+            (pod_id, served.id, 1)
+        );
         assert_eq!(event.cookie, events[0].cookie);
     }
-    assert_eq!((events[0].slots, events[0].generation), (1, served.record.generation));
+    assert_eq!(
+        (events[0].slots, events[0].generation),
+        (1, served.record.generation)
+    );
 
     fixture.trace_until(now_ns()).unwrap();
     pod.dial(frontend).unwrap();
