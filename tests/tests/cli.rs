@@ -137,7 +137,9 @@ impl Scene {
             0,
             &["payments"],
         );
-        assert_eq!(json["total"], active(&backends[0]));
+        let listens = |it: &&Value| it["address"] == first.to_string();
+        let row = backends.iter().find(listens).unwrap();
+        assert_eq!(json["total"], active(row));
     }
 
     /// Starts a trace and waits until the kernel is told to trace.

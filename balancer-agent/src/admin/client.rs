@@ -71,19 +71,19 @@ impl Exchange {
         })
     }
 
-    /// As [`Self::next`], but waits no longer than `patience`; `None` when that is over, too.
+    /// As [`Self::receive`], but waits no longer than `patience`; `None` when that is over, too.
     /// Nothing can be read after that.
     ///
     /// # Errors
-    /// As [`Self::next`].
-    pub fn next_within(&mut self, patience: Duration) -> Result<Option<Answer>, ClientError> {
+    /// As [`Self::receive`].
+    pub fn receive_within(&mut self, patience: Duration) -> Result<Option<Answer>, ClientError> {
         // A time-out of zero would mean none.
         let patience = patience.max(Duration::from_millis(1));
         if let Err(cause) = self.stream.set_read_timeout(Some(patience)) {
             let path = self.path.clone();
             return Err(ClientError::Exchange { path, cause });
         }
-        match self.next() {
+        match self.receive() {
             Err(ClientError::Exchange { cause, .. })
                 if cause.kind() == io::ErrorKind::WouldBlock =>
             {
@@ -97,7 +97,7 @@ impl Exchange {
     ///
     /// # Errors
     /// [`ClientError::Refused`] when the agent says why it can't.
-    pub fn next(&mut self) -> Result<Option<Answer>, ClientError> {
+    pub fn receive(&mut self) -> Result<Option<Answer>, ClientError> {
         let exchange_error = |cause| ClientError::Exchange {
             path: self.path.clone(),
             cause,
@@ -116,10 +116,10 @@ impl Exchange {
 /// One request with one line as its answer.
 ///
 /// # Errors
-/// As [`Exchange::start`] and [`Exchange::next`].
+/// As [`Exchange::start`] and [`Exchange::receive`].
 pub fn ask(path: &Path, request: Request) -> Result<Answer, ClientError> {
     Exchange::start(path, request)?
-        .next()?
+        .receive()?
         .ok_or_else(|| ClientError::Exchange {
             path: path.into(),
             cause: io::ErrorKind::UnexpectedEof.into(),

@@ -25,7 +25,8 @@ enum Verdict {
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Check {
-    check: &'static str,
+    #[serde(rename = "check")]
+    name: &'static str,
     verdict: Verdict,
     finding: String,
     hint: Option<String>,
@@ -34,7 +35,7 @@ struct Check {
 impl Check {
     fn ok(check: &'static str, finding: impl Into<String>) -> Self {
         Self {
-            check,
+            name: check,
             verdict: Verdict::Ok,
             finding: finding.into(),
             hint: None,
@@ -93,7 +94,7 @@ impl Report for CheckReport {
                 Verdict::Fail => "FAIL",
             };
             vec![
-                check.check.to_owned(),
+                check.name.to_owned(),
                 verdict.to_owned(),
                 check.finding.clone(),
                 or_dash(check.hint.as_ref()),
@@ -113,11 +114,11 @@ impl Report for CheckReport {
 pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     let release = host::release();
     let mut checks = vec![
-        host::kernel(&release),
-        capability::check(&release),
+        host::kernel(release),
+        capability::check(release),
         host::cgroup(global),
     ];
-    checks.extend(host::cgroup_v1(&release));
+    checks.extend(host::cgroup_v1(release));
     checks.extend([
         host::bpffs(global),
         host::jit(),

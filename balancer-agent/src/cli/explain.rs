@@ -185,7 +185,10 @@ fn explain(
     let name = snapshot.service_name(id);
     let mut finding = format!("{frontend} stands for service `{name}` (id {id})");
     if !others.is_empty() {
-        finding += &format!("; so do {}, which can be explained too", joined(others));
+        finding = format!(
+            "{finding}; so do {}, which can be explained too",
+            joined(others)
+        );
     }
     report.step("frontend", finding);
     report.service = Some(name);

@@ -85,7 +85,7 @@ impl ServiceRow {
             (self.backends_gone, "gone"),
         ];
         for (count, state) in others.into_iter().filter(|(count, _)| *count > 0) {
-            text += &format!(" {count} {state}");
+            text = format!("{text} {count} {state}");
         }
         text
     }

@@ -52,7 +52,7 @@ impl Snapshot {
         }
         Err(NoService {
             name: name.to_owned(),
-            hint: hint(name, names().map(|(_, known)| known).collect()),
+            hint: hint(name, &names().map(|(_, known)| known).collect::<Vec<_>>()),
         })
     }
 
@@ -117,7 +117,7 @@ pub(super) fn listens(backend: &Backend) -> SocketAddr {
     socket_address(backend.address, backend.port_be)
 }
 
-fn hint(name: &str, known: Vec<&str>) -> String {
+fn hint(name: &str, known: &[&str]) -> String {
     let likeness = |known: &str| strsim::jaro_winkler(name, known);
     let nearest = known
         .iter()
@@ -137,7 +137,7 @@ fn hint(name: &str, known: Vec<&str>) -> String {
     text += "known services are ";
     text += &listed.join(", ");
     if rest > 0 {
-        text += &format!(" and {rest} more (`balancer-agent services`)");
+        text = format!("{text} and {rest} more (`balancer-agent services`)");
     }
     text
 }
@@ -149,13 +149,14 @@ mod tests {
     #[test]
     fn a_misspelt_name_is_recognised() {
         assert_eq!(
-            hint("paymets", vec!["search", "payments"]),
+            hint("paymets", &["search", "payments"]),
             "is `payments` meant? known services are `payments`, `search`"
         );
-        assert_eq!(hint("x", vec!["search"]), "known services are `search`");
-        assert_eq!(hint("x", Vec::new()), "the kernel holds no services");
+        assert_eq!(hint("x", &["search"]), "known services are `search`");
+        assert_eq!(hint("x", &[]), "the kernel holds no services");
         let many: Vec<String> = (0..20).map(|n| format!("service-{n:02}")).collect();
-        let text = hint("x", many.iter().map(String::as_str).collect());
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let text = hint("x", &many);
         assert!(
             text.ends_with("`service-07` and 12 more (`balancer-agent services`)"),
             "{text}"

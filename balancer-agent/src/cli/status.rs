@@ -75,7 +75,8 @@ struct Hook {
 /// A DNS set, as the agent's health report tells.
 #[derive(Debug, Serialize, Deserialize)]
 struct Lookup {
-    lookup: String,
+    #[serde(rename = "lookup")]
+    name: String,
     standing: String,
     known: bool,
     members: Vec<serde_json::Value>,
@@ -98,7 +99,8 @@ struct Counts {
 
 #[derive(Debug, Serialize)]
 struct TableUse {
-    table: &'static str,
+    #[serde(rename = "table")]
+    name: &'static str,
     used: usize,
     limit: usize,
     /// Whether a full one leaves connections or services out; others forget the oldest entry.
@@ -177,7 +179,7 @@ impl Lookup {
         } else {
             "; no set is known yet"
         };
-        Some(format!("DNS set `{}`: {error}{meanwhile}", self.lookup))
+        Some(format!("DNS set `{}`: {error}{meanwhile}", self.name))
     }
 }
 
@@ -226,7 +228,7 @@ fn look_at_kernel(global: &Global, report: &mut StatusReport) -> anyhow::Result<
         .map(|it| {
             format!(
                 "table {} is full ({} entries); hint: raise `limits` in the configuration",
-                it.table, it.limit
+                it.name, it.limit
             )
         })
         .collect();
@@ -320,15 +322,16 @@ fn tables(snapshot: &Snapshot, counts: &Counts) -> anyhow::Result<Vec<TableUse>>
         [bank.v4, bank.v6]
     });
     let chunks = chunks.map(|schedule| (schedule.slots as usize).div_ceil(CHUNK_SLOTS));
-    let table = |table, used, limit: u32, strict| TableUse {
-        table,
+    let table = |name, used, limit: u32, strict| TableUse {
+        name,
         used,
         limit: limit as usize,
         strict,
     };
-    let remembered = |entries: usize| (entries, limits.pod_services);
-    let (cursors, pods) = remembered(maps.pod_cursors.keys().filter(Result::is_ok).count());
-    let (affinities, _) = remembered(maps.affinities.keys().filter(Result::is_ok).count());
+    let cursors: Result<Vec<_>, _> = maps.pod_cursors.keys().collect();
+    let cursors = cursors.context("count the pods' cursors")?.len();
+    let affinities: Result<Vec<_>, _> = maps.affinities.keys().collect();
+    let affinities = affinities.context("count the pods' affinities")?.len();
     Ok(vec![
         table("services", counts.services, limits.services - 1, true),
         table("backends", state.backends.len(), limits.backends - 1, true),
@@ -346,7 +349,7 @@ fn tables(snapshot: &Snapshot, counts: &Counts) -> anyhow::Result<Vec<TableUse>>
             true,
         ),
         table("connections", counts.connections, limits.flows, true),
-        table("pod cursors", cursors, pods, false),
-        table("pod affinities", affinities, pods, false),
+        table("pod cursors", cursors, limits.pod_services, false),
+        table("pod affinities", affinities, limits.pod_services, false),
     ])
 }

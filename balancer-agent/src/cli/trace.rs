@@ -81,10 +81,10 @@ impl Printer {
         eprintln!("tracing through the agent; Ctrl-C ends it");
         while !self.is_done() {
             let answer = match self.deadline {
-                None => exchange.next()?,
+                None => exchange.receive()?,
                 Some(deadline) => {
                     let patience = deadline.saturating_duration_since(Instant::now());
-                    exchange.next_within(patience)?
+                    exchange.receive_within(patience)?
                 }
             };
             match answer {

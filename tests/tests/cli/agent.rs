@@ -12,15 +12,15 @@ use std::{
 };
 
 /// What a command did.
-pub struct Outcome {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
     /// Standard output as JSON; nothing else may be on it.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout)
             .unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
@@ -39,7 +39,7 @@ impl TryFrom<Output> for Outcome {
 }
 
 /// Runs a command to its end.
-pub fn run(world: &World, line: &str) -> Outcome {
+pub(crate) fn run(world: &World, line: &str) -> Outcome {
     let output = command(world, line).output().unwrap();
     let outcome = Outcome::try_from(output).unwrap();
     println!(
@@ -50,7 +50,7 @@ pub fn run(world: &World, line: &str) -> Outcome {
 }
 
 /// A command in this world; blanks part its arguments.
-pub fn command(world: &World, line: &str) -> Command {
+pub(crate) fn command(world: &World, line: &str) -> Command {
     let mut command = Command::new(binary().unwrap());
     command.args(line.split_whitespace());
     for (flag, value) in [
@@ -68,11 +68,11 @@ pub fn command(world: &World, line: &str) -> Command {
 }
 
 /// A running daemon; killed when this is dropped.
-pub struct Agent(Child);
+pub(crate) struct Agent(Child);
 
 impl Agent {
     /// Starts it with a configuration, and waits until it says that it is ready.
-    pub fn start(world: &World, config: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(world: &World, config: &str) -> anyhow::Result<Self> {
         fs::write(config_path(world), config).context("write the configuration")?;
         let mut run = OsString::from("run --config ");
         run.push(config_path(world));
@@ -92,12 +92,12 @@ impl Agent {
     }
 
     /// Its process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.0.id()
     }
 
     /// SIGKILL.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
@@ -114,7 +114,7 @@ impl Drop for Agent {
 }
 
 /// Where [`Agent::start`] puts the configuration.
-pub fn config_path(world: &World) -> PathBuf {
+pub(crate) fn config_path(world: &World) -> PathBuf {
     world.runtime().join("config.yaml")
 }
 

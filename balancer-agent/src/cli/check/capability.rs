@@ -14,7 +14,7 @@ const PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const BPF: (u32, &str) = (39, "CAP_BPF");
 
 /// Whether this process may load and attach the programs.
-pub(super) fn check(release: &Option<Release>) -> Check {
+pub(super) fn check(release: Option<Release>) -> Check {
     let status = match fs::read_to_string("/proc/self/status") {
         Ok(status) => status,
         Err(error) => {

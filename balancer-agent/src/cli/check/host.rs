@@ -42,7 +42,7 @@ pub(super) fn release() -> Option<Release> {
 }
 
 /// The kernel's version. What it lacks is found by [`super::proof`].
-pub(super) fn kernel(release: &Option<Release>) -> Check {
+pub(super) fn kernel(release: Option<Release>) -> Check {
     const CHECK: &str = "kernel";
     let text = uname().map(|it| it.release().to_string_lossy().into_owned());
     let text = text.unwrap_or_default();
@@ -52,12 +52,12 @@ pub(super) fn kernel(release: &Option<Release>) -> Check {
             format!("its version `{text}` is not understood"),
             "go on",
         ),
-        Some(release) if *release < OLDEST => Check::fail(
+        Some(release) if release < OLDEST => Check::fail(
             CHECK,
             format!("{text} lacks the hook that follows the end of sockets (Linux 5.9)"),
             "use Linux 5.10 or newer",
         ),
-        Some(release) if *release < OLDEST_TESTED => Check::warn(
+        Some(release) if release < OLDEST_TESTED => Check::warn(
             CHECK,
             format!("{text} is not tested"),
             "use Linux 5.10 or newer",
@@ -80,7 +80,7 @@ pub(super) fn cgroup(global: &Global) -> Check {
 }
 
 /// Controllers of cgroup v1 that hide a socket's place in cgroup v2 on old kernels.
-pub(super) fn cgroup_v1(release: &Option<Release>) -> Option<Check> {
+pub(super) fn cgroup_v1(release: Option<Release>) -> Option<Check> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let controllers = network_controllers(&mounts);
     let old = release.is_some_and(|release| release < MIXED_CGROUPS_SINCE);
@@ -215,9 +215,9 @@ mod tests {
         assert_eq!(Release::parse("5.10-rc1"), Some(Release(5, 10)));
         assert_eq!(Release::parse("linux"), None);
         assert!(Release(5, 9) < Release(5, 10));
-        assert_eq!(kernel(&Some(Release(5, 8))).verdict, Verdict::Fail);
-        assert_eq!(kernel(&Some(Release(5, 9))).verdict, Verdict::Warn);
-        assert_eq!(kernel(&Some(Release(7, 0))).verdict, Verdict::Ok);
+        assert_eq!(kernel(Some(Release(5, 8))).verdict, Verdict::Fail);
+        assert_eq!(kernel(Some(Release(5, 9))).verdict, Verdict::Warn);
+        assert_eq!(kernel(Some(Release(7, 0))).verdict, Verdict::Ok);
     }
 
     #[test]

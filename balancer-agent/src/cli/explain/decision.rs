@@ -179,19 +179,14 @@ impl Facts<'_> {
 
     /// The pod's own cursor; a pod without one starts from the service's.
     fn cursor(&self, steps: &mut Vec<(&'static str, String)>) -> u64 {
-        match self.pod_cursor {
-            Some(cursor) => {
-                steps.push(("cursor", format!("the pod's own stands at {cursor}")));
-                cursor
-            }
-            None => {
-                let cursor = self.shared_cursor;
-                let text =
-                    format!("the pod has none yet, and starts from the service's at {cursor}");
-                steps.push(("cursor", text));
-                cursor
-            }
+        if let Some(cursor) = self.pod_cursor {
+            steps.push(("cursor", format!("the pod's own stands at {cursor}")));
+            return cursor;
         }
+        let cursor = self.shared_cursor;
+        let text = format!("the pod has none yet, and starts from the service's at {cursor}");
+        steps.push(("cursor", text));
+        cursor
     }
 
     /// Whether the kernel sends new connections of this service there.

@@ -63,7 +63,7 @@ impl StatusReport {
             let rows = self.tables.iter().map(|table| {
                 let percent = table.used * 100 / table.limit.max(1);
                 vec![
-                    table.table.to_owned(),
+                    table.name.to_owned(),
                     table.used.to_string(),
                     table.limit.to_string(),
                     format!("{percent}%"),
@@ -98,7 +98,7 @@ impl AgentReport {
             None => "in force",
         });
         if !config.restart_needed.is_empty() {
-            state += &format!("; restart for {}", config.restart_needed.join(", "));
+            state = format!("{state}; restart for {}", config.restart_needed.join(", "));
         }
         let test = &self.self_test;
         let verdict = if test.passed { "passed" } else { "FAILED" };
@@ -144,7 +144,7 @@ impl AgentReport {
         let rows = self.dns.iter().map(|set| {
             let age_s = |ms: Option<u64>| or_dash(ms.map(|ms| format!("{}s", ms / 1_000)));
             vec![
-                set.lookup.clone(),
+                set.name.clone(),
                 set.standing.clone(),
                 if set.known {
                     set.members.len().to_string()
@@ -207,7 +207,7 @@ mod tests {
                 ..Counts::default()
             }),
             tables: vec![TableUse {
-                table: "services",
+                name: "services",
                 used: 2,
                 limit: 63,
                 strict: true,
@@ -219,7 +219,7 @@ mod tests {
 
     fn agent() -> AgentReport {
         let set = Lookup {
-            lookup: "shop.example.com:443".into(),
+            name: "shop.example.com:443".into(),
             standing: "fails".into(),
             known: true,
             members: vec![serde_json::json!({})],
