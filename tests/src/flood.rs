@@ -7,9 +7,9 @@ const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// The `batch` member of `union bpf_attr`.
 #[repr(C)]
-struct Batch {
-    in_batch: u64,
-    out_batch: u64,
+struct BatchUpdate {
+    first: u64,
+    last: u64,
     keys: u64,
     values: u64,
     count: u32,
@@ -25,9 +25,9 @@ struct Batch {
 pub fn write_all<T: bytemuck::Pod>(map: &Path, index: u32, values: &[T]) -> io::Result<()> {
     let map = balancer_agent::datapath::sys::open_pinned(map)?;
     let keys = vec![index; values.len()];
-    let mut batch = Batch {
-        in_batch: 0,
-        out_batch: 0,
+    let mut batch = BatchUpdate {
+        first: 0,
+        last: 0,
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
         count: u32::try_from(values.len()).map_err(io::Error::other)?,
@@ -42,7 +42,7 @@ pub fn write_all<T: bytemuck::Pod>(map: &Path, index: u32, values: &[T]) -> io::
             libc::SYS_bpf,
             BPF_MAP_UPDATE_BATCH,
             &raw mut batch,
-            size_of::<Batch>() as libc::c_ulong,
+            size_of::<BatchUpdate>() as libc::c_ulong,
         )
     };
     if rc < 0 {

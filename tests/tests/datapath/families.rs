@@ -24,7 +24,17 @@ const V6: &str = "[fd00::1]:80";
 /// `getpeername()` of an AF_INET6 socket that dialled [`V4`].
 const V4_MAPPED: &str = "[::ffff:10.96.0.1]:80";
 
-const CASES: [(&str, Socket, &str, &[Leads], Leads, &str); 8] = [
+/// Description, socket, frontend, backends, where it leads, and the peer that is seen.
+type Case = (
+    &'static str,
+    Socket,
+    &'static str,
+    &'static [Leads],
+    Leads,
+    &'static str,
+);
+
+const CASES: [Case; 8] = [
     (
         "v4 socket, v4 frontend",
         Socket::V4,

@@ -26,6 +26,7 @@ macro_rules! shared {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of every shared field")]
 fn the_kernel_object_and_the_agent_agree_on_every_shared_type() {
     let expected: [(&str, Layout); 16] = [
         shared!(Backend {

@@ -22,6 +22,8 @@ const BACKENDS: u16 = 64;
 const WINDOW: u16 = 4;
 const THREADS: u32 = 4;
 const CONNECTS: u32 = 100_000;
+/// Storms after which at least one pick must have been overtaken.
+const ROUNDS: u32 = 40;
 
 /// From the moment when an update had removed a backend to the moment before one brought it back.
 struct Absence {
@@ -136,7 +138,6 @@ fn a_set_that_never_stands_still_leaves_connections_alone() {
     if !capability::can_load_ebpf() {
         return;
     }
-    const ROUNDS: u32 = 40;
     let mut fixture = Fixture::new("flood").unwrap();
     let greeter = Greeter::start(1).unwrap();
     // The frontend is a server by itself, so that an untouched connection reaches that.

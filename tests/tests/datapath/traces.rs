@@ -24,10 +24,10 @@ fn decisions_are_traced_while_somebody_asks() {
         return;
     }
     let mut fixture = Fixture::new("traces").unwrap();
-    let server = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
+    let backend = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let frontend = "10.96.0.1:80".parse().unwrap();
     let served = fixture
-        .serve(ServiceSpec::new(frontend, [server.address()]))
+        .serve(ServiceSpec::new(frontend, [backend.address()]))
         .unwrap();
     let mut traces = open_traces(fixture.world().pins()).unwrap();
     let pod = fixture.pod("pod").unwrap();

@@ -17,6 +17,9 @@ use balancer_tests::{
 };
 use std::net::SocketAddr;
 
+/// Breaks a service, told by its id, record and frontend.
+type Break = fn(&mut Fixture, u32, Service, SocketAddr);
+
 fn here(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
@@ -104,7 +107,6 @@ fn a_service_that_cannot_be_balanced_is_left_alone() {
     if !capability::can_load_ebpf() {
         return;
     }
-    type Break = fn(&mut Fixture, u32, Service, SocketAddr);
     let cases: [(&str, Break, Reason); 5] = [
         (
             "an invalid service",
