@@ -7,7 +7,7 @@ use aya_ebpf::{
         bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_prandom_u32,
         bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt,
     },
-    programs::SockAddrContext,
+    programs::{SockAddrContext, SockContext, SockOpsContext},
 };
 use balancer_common::address::Address;
 use core::ptr;
@@ -78,6 +78,20 @@ pub(crate) fn set_socket_option(
 pub(crate) fn is_tcp(ctx: &SockAddrContext) -> bool {
     // SAFETY: the kernel passes a valid context; the field is readable in every sock_addr hook.
     unsafe { (*ctx.sock_addr).protocol == PROTOCOL_TCP }
+}
+
+/// Whether a socket that is let go of is a TCP socket.
+#[inline(always)]
+pub(crate) fn is_tcp_socket(ctx: &SockContext) -> bool {
+    // SAFETY: the kernel passes a valid context; the field is readable in this hook.
+    unsafe { (*ctx.sock).protocol == PROTOCOL_TCP }
+}
+
+/// The smoothed round-trip time; the kernel keeps eight times that (`tcp_sock.srtt_us`).
+#[inline(always)]
+pub(crate) fn srtt_us(ctx: &SockOpsContext) -> u32 {
+    // SAFETY: the kernel passes a valid context; the field is readable in every callback.
+    unsafe { (*ctx.ops).srtt_us >> 3 }
 }
 
 /// The port of the context's address, network byte order.

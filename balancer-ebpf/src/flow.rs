@@ -10,7 +10,7 @@ use crate::{
     outcome::{self, Subject},
 };
 use aya_ebpf::{
-    bindings::{BPF_NOEXIST, bpf_sock},
+    bindings::BPF_NOEXIST,
     programs::{SockAddrContext, SockContext},
 };
 use balancer_common::{
@@ -65,12 +65,9 @@ pub(crate) fn begin(ctx: &SockAddrContext, pod: u64, subject: &Subject) -> Resul
 /// The application let go of a socket: its flow, if it has one, is over.
 #[inline(always)]
 pub(crate) fn released(ctx: &SockContext) {
-    let sock: *mut bpf_sock = ctx.sock;
-    // SAFETY: the kernel passes a valid context; the field is readable in this hook.
-    if unsafe { (*sock).protocol } != context::PROTOCOL_TCP {
-        return;
+    if context::is_tcp_socket(ctx) {
+        end(context::cookie(ctx), None);
     }
-    end(context::cookie(ctx), None);
 }
 
 /// Ends a flow. Without a `reason`, its state tells: the client closed it or gave it up.

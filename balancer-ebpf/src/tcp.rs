@@ -80,7 +80,7 @@ fn begin(ctx: &SockOpsContext) {
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
     let cookie = context::cookie(ctx);
-    let srtt_us = srtt_us(ctx);
+    let srtt_us = context::srtt_us(ctx);
     let flow = lookup::change_flow(cookie, |flow| {
         flow.state = FLOW_ESTABLISHED;
         flow.srtt_us = srtt_us;
@@ -120,16 +120,9 @@ fn sampled(ctx: &SockOpsContext) {
     if flow.samples & (SAMPLES_PER_REFRESH - 1) != 0 {
         return;
     }
-    let srtt_us = srtt_us(ctx);
+    let srtt_us = context::srtt_us(ctx);
     let _ = lookup::change_flow(context::cookie(ctx), |flow| flow.srtt_us = srtt_us);
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.set_srtt_us(srtt_us);
     }
-}
-
-/// The kernel keeps eight times the smoothed round-trip time (`tcp_sock.srtt_us`).
-#[inline(always)]
-fn srtt_us(ctx: &SockOpsContext) -> u32 {
-    // SAFETY: the kernel passes a valid context; the field is readable in every callback.
-    unsafe { (*ctx.ops).srtt_us >> 3 }
 }

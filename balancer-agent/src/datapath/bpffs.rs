@@ -203,7 +203,9 @@ impl PinRoot {
 /// Detaches what is pinned in a directory, so that no program runs any more when this returns: the
 /// kernel lets go of a link whose pin was removed only some time later.
 fn detach_all(links: &Path) {
-    let Ok(entries) = fs::read_dir(links) else { return };
+    let Ok(entries) = fs::read_dir(links) else {
+        return;
+    };
     for entry in entries.flatten() {
         // Where this fails (Linux 5.7 and 5.8 do not know it), removing the pin detaches as well.
         let _ = sys::open_pinned(&entry.path()).and_then(|link| sys::detach_link(&link));
