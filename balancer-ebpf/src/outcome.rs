@@ -37,7 +37,7 @@ pub(crate) fn dialled(reason: Reason, subject: &Subject, cookie: impl FnOnce() -
 // VERIFIER: a function of its own, as is `trace_flow`: the event would not fit the caller's stack.
 #[inline(never)]
 fn trace_dial(reason: Reason, subject: &Subject, cookie: u64) {
-    emit(TraceEvent {
+    emit(&TraceEvent {
         time_ns: context::now_ns(),
         pod: context::current_pod(),
         cookie,
@@ -65,7 +65,7 @@ pub(crate) fn observed(reason: Reason, cookie: u64, flow: &Flow) {
 
 #[inline(never)]
 fn trace_flow(reason: Reason, cookie: u64, flow: &Flow) {
-    emit(TraceEvent {
+    emit(&TraceEvent {
         time_ns: context::now_ns(),
         pod: flow.pod,
         cookie,
@@ -86,7 +86,7 @@ fn is_traced() -> bool {
 }
 
 #[inline(always)]
-fn emit(event: TraceEvent) {
+fn emit(event: &TraceEvent) {
     // A full ring buffer loses the event, never the connection.
     let _ = maps::TRACES.output(event, 0);
 }

@@ -46,6 +46,14 @@ pub enum LoadError {
         /// What the verifier or the kernel said.
         cause: ProgramError,
     },
+    /// Neither a program nor its stand-in.
+    #[error("{first}; and the stand-in for older kernels: {second}")]
+    Neither {
+        /// What became of the program.
+        first: Box<LoadError>,
+        /// What became of its stand-in.
+        second: Box<LoadError>,
+    },
     /// A program that must be in the object is not.
     #[error(
         "the kernel object has no program `{name}`; hint: build again with `cargo xtask build`"
@@ -247,8 +255,12 @@ fn load_program(
     let Some((compat, loss)) = spec.compat else {
         return Err(first);
     };
-    // The kernel's first answer says more than the stand-in's.
-    load_one(ebpf, compat).map_err(|_| first)?;
+    if let Err(second) = load_one(ebpf, compat) {
+        return Err(LoadError::Neither {
+            first: Box::new(first),
+            second: Box::new(second),
+        });
+    }
     report.degraded.push(loss.into());
     Ok(compat)
 }
