@@ -137,6 +137,10 @@ impl AgentReport {
         }
         page.pairs(&pairs);
         page.list("this kernel lacks", &self.degraded);
+        self.lay_out_dns(page);
+    }
+
+    fn lay_out_dns(&self, page: &mut Page) {
         if self.dns.is_empty() {
             return;
         }
