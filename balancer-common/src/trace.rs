@@ -31,7 +31,7 @@ pub struct TraceEvent {
     pub slot: u32,
     /// How many slots there were to choose from.
     pub slots: u32,
-    /// Process id (thread group) of the client; zero before Linux 6.10 and outside a process.
+    /// Process id (thread group) of the client; zero outside a process, and on kernels that do not tell.
     pub pid: u32,
 }
 

@@ -82,7 +82,7 @@ pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 pub(crate) static TRACES: RingBuf<TraceEvent, { abi::TRACES_BYTES }> = RingBuf::new();
 
-/// Whether `bpf_get_current_pid_tgid` may be called from socket hooks (Linux 6.10). Set when the
+/// Whether `bpf_get_current_pid_tgid` may be called from socket hooks, which the agent probes. Set when the
 /// programs are loaded; the verifier then drops the branch that is not taken.
 #[unsafe(no_mangle)]
 pub(crate) static HAS_CURRENT_PID: Global<u8> = Global::new(0);

@@ -185,8 +185,8 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
     .unwrap_or(false);
     if !has_pid {
         report.degraded.push(
-            "traces do not name the client's process (bpf_get_current_pid_tgid is open to socket \
-             hooks from Linux 6.10 on)"
+            "traces do not name the client's process (this kernel keeps \
+             bpf_get_current_pid_tgid from socket hooks)"
                 .into(),
         );
     }

@@ -58,7 +58,7 @@ pub(super) struct EventReport {
     generation: Option<u32>,
     pod: Pod,
     cookie: u64,
-    /// None before Linux 6.10, and for what happens outside the client's process.
+    /// None on kernels that do not tell, and for what happens outside the client's process.
     pid: Option<u32>,
     command: Option<String>,
 }
