@@ -9,7 +9,7 @@ use crate::{artifacts, build, privilege, process, system, test, workspace};
 
 /// Run the demo: gRPC clients and servers without and with the balancer.
 ///
-/// It builds everything optimised, then runs the demo as root (through sudo if need be) in network
+/// It builds everything, then runs the demo as root (through sudo if need be) in network
 /// namespaces and cgroups of its own, and takes about a minute. It cleans up after itself, also on
 /// Ctrl-C, and fails if a claim did not hold.
 #[derive(Debug, Args)]
@@ -23,16 +23,15 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     system::require(&test::NEEDS, "run the demo")?;
     build::object()?;
-    build::agent(true)?;
+    // Without --release and --package, so that it shares what the tests have compiled.
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--release", "--package", workspace::TESTS_PACKAGE]);
-    cargo.args(["--bin", "balancer-demo"]);
+    cargo.args(["build", "--bin", "balancer-agent", "--bin", "balancer-demo"]);
     let executables = artifacts::build(&mut cargo)?;
     let demo = executables
         .iter()
         .find(|executable| executable.target == "balancer-demo")
         .context("cargo built no executable called balancer-demo")?;
-    let variables = [workspace::agent_variable("release")];
+    let variables = [workspace::agent_variable("debug")];
     let mut command =
         privilege::as_root(&demo.path, &options.arguments, &variables, "run the demo")?;
     // Replaced by the demo, which gets Ctrl-C itself and decides the exit code.

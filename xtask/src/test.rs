@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What the tests and the demo call.
-pub(crate) const NEEDS: [Need; 5] = [
+pub(crate) const NEEDS: [Need; 6] = [
     Need {
         program: "cc",
         package: "gcc",
@@ -42,6 +42,10 @@ pub(crate) const NEEDS: [Need; 5] = [
     Need {
         program: "sysctl",
         package: "procps",
+    },
+    Need {
+        program: "nft",
+        package: "nftables",
     },
 ];
 
@@ -64,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let started = Instant::now();
     system::require(&NEEDS, "run the tests")?;
     build::object()?;
-    build::agent(false)?;
+    // Builds the agent and the other programs as well, which the tests start.
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--no-run"]);
     let executables = artifacts::build(&mut cargo)?;
