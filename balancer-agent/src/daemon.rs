@@ -7,12 +7,12 @@ mod startup;
 
 use self::{engine::Engine, signals::Signals, startup::Started};
 use crate::{
-    admin::{self, Answer, ConfigStatus, Request, Status, server::Server},
+    admin::{self, Answer, ConfigStatus, Request, Status, claim::RuntimeClaim, server::Server},
     config::Config,
     core::event::{Event, Source},
     datapath::{
         bpffs::PinRoot,
-        hooks,
+        capabilities, hooks,
         self_test::{self, SelfTest},
     },
     sources::{
@@ -74,10 +74,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (updates, mut file_updates) = mpsc::channel(1);
     tokio::spawn(source.run(updates));
     let config = first_config(&mut file_updates).await?;
+    let _claim = RuntimeClaim::take(&options.runtime)?;
+    capabilities::require()?;
     startup::lift_memlock_limit();
     let started = startup::start(&options, &config)?;
-    let socket = admin::socket_path(&options.runtime);
-    let server = Server::bind(&socket, options.pins.clone());
     let dns = DnsSource::default();
     let dns_health = dns.health();
     let (wanted, wanted_receiver) = watch::channel(Wanted::default());
@@ -89,7 +89,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.await_first_answers(&mut dns_events).await;
     daemon.take_over().await?;
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
-    tokio::spawn(server.await?.serve(calls));
+    // Last: whoever sees the socket finds an agent that is ready.
+    let socket = admin::socket_path(&daemon.options.runtime);
+    let server = Server::bind(&socket, daemon.options.pins.clone()).await?;
+    tokio::spawn(server.serve(calls));
     tracing::info!(self_test = daemon.self_test.passed, "ready");
 
     let mut sweep = tokio::time::interval(SWEEP);
@@ -103,7 +106,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             _ = sweep.tick() => daemon.engine.sweep(),
             _ = hook_check.tick() => daemon.check_hooks().await,
             signal = signals.next() => match signal {
-                signals::Signal::Reload => daemon.file.reload(),
+                signals::Signal::Reload => {
+                    daemon.file.reload();
+                    daemon.check_hooks().await;
+                }
                 signals::Signal::Stop(name) => {
                     tracing::info!(signal = name, "stopping; what is pinned goes on balancing");
                     return Ok(());
@@ -299,7 +305,8 @@ impl Daemon {
         }))
     }
 
-    /// Attaches again what somebody else took away, and tests it.
+    /// Attaches again what somebody else took away, and tests it. A test that failed is repeated:
+    /// its cause may be gone.
     async fn check_hooks(&mut self) {
         let missing: Vec<_> = hooks::HOOKS
             .iter()

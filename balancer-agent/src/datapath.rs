@@ -4,6 +4,7 @@
 //! here.
 
 pub mod bpffs;
+pub mod capabilities;
 pub mod cgroup;
 pub mod hooks;
 pub mod loader;

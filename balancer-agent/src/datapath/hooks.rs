@@ -7,6 +7,7 @@ use super::{
     sys::{self, AttachType},
 };
 use aya::{
+    maps::MapError,
     pin::PinError,
     programs::{
         CgroupAttachMode, Program, ProgramError, ProgramFd, links::FdLink, links::LinkError,
@@ -67,6 +68,9 @@ pub enum HookError {
         /// What the kernel said.
         cause: io::Error,
     },
+    /// The maps cannot be marked as those that programs run on.
+    #[error("mark the maps as in force: {}", chain(.0))]
+    Settings(#[from] MapError),
     /// The loaded program is not there or of an unexpected type.
     #[error("the kernel object has no attachable program `{name}`; hint: `cargo xtask build`")]
     NoProgram {
@@ -110,6 +114,7 @@ pub fn attach(
         path: cgroup.into(),
         cause,
     })?;
+    loaded.maps.put_in_force()?;
     let mut taken = Vec::new();
     for (name, variant) in loaded.chosen.clone() {
         let program = loaded
@@ -143,9 +148,13 @@ fn attach_one(
         // Both run for a moment where one cgroup lies below the other; the first to rewrite a
         // destination leaves no frontend for the second.
         let link = new_link(program, name, cgroup)?;
-        fs::remove_file(&pin).map_err(replace_error)?;
-        link.pin(&pin)
+        // Pinned beside the old one and renamed over it: there is no moment at which the end of
+        // this process would take the new link with it.
+        let draft = pins.link(&format!("{name}-next"));
+        let _ = fs::remove_file(&draft);
+        link.pin(&draft)
             .map_err(|cause| HookError::Pin { name, cause })?;
+        fs::rename(&draft, &pin).map_err(replace_error)?;
         return Ok(Taken::Moved);
     }
     let link = new_link(program, name, cgroup)?;

@@ -124,6 +124,19 @@ impl Maps {
         Ok(maps)
     }
 
+    /// Marks the maps as those that programs are about to run on; see [`is_in_force`].
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn put_in_force(&mut self) -> Result<(), MapError> {
+        let mut settings = self.settings.get(&0, 0)?.0;
+        if settings.abi_version == abi::ABI_VERSION {
+            return Ok(());
+        }
+        settings.abi_version = abi::ABI_VERSION;
+        self.settings.set(0, Raw(settings), 0)
+    }
+
     /// Opens whatever is loaded now: for commands, which do not know the limits in force.
     ///
     /// # Errors
@@ -147,6 +160,17 @@ impl Maps {
             },
         }
     }
+}
+
+/// Whether programs have run on the maps of a layout. Those of a start that broke off were filled
+/// in part, or have fallen behind those in force since.
+pub fn is_in_force(pins: &PinRoot, layout: &str) -> bool {
+    let settings = open::<Indexed<Settings>>(&pins.maps(layout), map::SETTINGS);
+    settings.is_ok_and(|settings| {
+        settings
+            .get(&0, 0)
+            .is_ok_and(|record| record.0.abi_version != 0)
+    })
 }
 
 /// Opens one pinned map with its type.

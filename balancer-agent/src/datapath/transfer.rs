@@ -19,12 +19,27 @@ pub struct Transferred {
     pub left_behind: usize,
 }
 
-/// Copies everything of `old` into the empty maps `new`.
+/// Copies everything of `old` into the empty maps `new`; of its connections, those that `flows`
+/// tells of. A backend's active connections are counted from these, not copied: between two reads
+/// of maps in use some begin and end, and counters would never agree with the flows again.
 ///
 /// # Errors
 /// Whatever aya or the kernel says; what does not fit is counted instead.
-pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
+pub fn copy(
+    old: &Maps,
+    new: &mut Maps,
+    flows: &BTreeMap<u64, Flow>,
+) -> Result<Transferred, MapError> {
     let mut done = Transferred::default();
+    let mut active = HashMap::new();
+    for (cookie, flow) in flows {
+        if new.flows.insert(Raw(*cookie), Raw(*flow), 0).is_ok() {
+            *active.entry(flow.backend).or_default() += 1;
+            done.flows += 1;
+        } else {
+            done.left_behind += 1;
+        }
+    }
     for id in 0..old.limits.chunks.min(new.limits.chunks) {
         let chunk = old.slots.get(&id, 0)?;
         if chunk.0 != bytemuck::Zeroable::zeroed() {
@@ -34,8 +49,9 @@ pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
     for id in 1..old.limits.backends.min(new.limits.backends) {
         let record = old.backends.get(&id, 0)?;
         if record.0.state != 0 {
-            new.backend_stats
-                .set(id, old.backend_stats.get(&id, 0)?, 0)?;
+            let mut stats = old.backend_stats.get(&id, 0)?.0;
+            stats.active = active.get(&id).copied().unwrap_or(0);
+            new.backend_stats.set(id, Raw(stats), 0)?;
             new.backends.set(id, record, 0)?;
         }
     }
@@ -56,10 +72,6 @@ pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
     copy_frontends(old, new, &mut done)?;
     done.left_behind += copy_entries(&old.pod_cursors, &mut new.pod_cursors)?;
     done.left_behind += copy_entries(&old.affinities, &mut new.affinities)?;
-    let flows = old.flows.iter().count();
-    let lost = copy_entries(&old.flows, &mut new.flows)?;
-    done.flows = flows.saturating_sub(lost);
-    done.left_behind += lost;
     Ok(done)
 }
 
