@@ -25,7 +25,7 @@ use std::{
 /// Overrides where the agent's binary is.
 pub const BINARY: &str = "BALANCER_AGENT";
 /// Longest wait for the agent to start, to end, or to get where a test wants it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for the next line of the log before the agent is asked anew.
 const LOG_WAIT_MS: u16 = 100;
 

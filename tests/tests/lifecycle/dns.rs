@@ -56,10 +56,13 @@ fn named_backends(server: SocketAddr) -> String {
     )
 }
 
+/// The backends that take new connections; one that has left its name drains for a while.
 fn backends(status: &Status) -> BTreeSet<String> {
     let backends = status.desired[0]["backends"].as_array();
-    let addresses = backends.into_iter().flatten();
-    addresses
+    backends
+        .into_iter()
+        .flatten()
+        .filter(|it| it["state"] == "active")
         .map(|it| it["address"].as_str().unwrap_or_default().to_owned())
         .collect()
 }

@@ -29,21 +29,21 @@ use std::{
 };
 
 /// What clients dial. No route leads there: a connection that is not balanced fails.
-pub const FRONTEND: &str = "10.96.0.1:80";
+pub(crate) const FRONTEND: &str = "10.96.0.1:80";
 /// Connects of a storm between two looks at whether it shall end.
 const BURST: u32 = 50;
 /// Longest wait for a storm to get on.
 const STORM_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A world with some backends.
-pub struct Scene {
-    pub backends: Vec<Backend>,
+pub(crate) struct Scene {
+    pub(crate) backends: Vec<Backend>,
     // Last, so that everything is closed when it is taken down.
-    pub world: World,
+    pub(crate) world: World,
 }
 
 impl Scene {
-    pub fn new(purpose: &str, backends: usize) -> Self {
+    pub(crate) fn new(purpose: &str, backends: usize) -> Self {
         let world = World::new(purpose).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let backends = (0..backends)
@@ -53,12 +53,12 @@ impl Scene {
     }
 
     /// A configuration of one round-robin service with all backends.
-    pub fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.config_with(&self.addresses(), 4_096)
     }
 
     /// The same with these backends and room for so many connections.
-    pub fn config_with(&self, backends: &[SocketAddr], connections: u32) -> String {
+    pub(crate) fn config_with(&self, backends: &[SocketAddr], connections: u32) -> String {
         let backends: Vec<_> = backends.iter().map(|it| format!("\"{it}\"")).collect();
         format!(
             "version: 1\n{}services:\n  - name: shop\n    frontends: [\"{FRONTEND}\"]\n    \
@@ -68,22 +68,22 @@ impl Scene {
         )
     }
 
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.backends.iter().map(Backend::address).collect()
     }
 
     /// A client of its own.
-    pub fn pod(&self, name: &str) -> Dialer {
+    pub(crate) fn pod(&self, name: &str) -> Dialer {
         Dialer::start(&self.world.pod(name).unwrap()).unwrap()
     }
 
     /// The kernel's maps, which need no agent.
-    pub fn maps(&self) -> Maps {
+    pub(crate) fn maps(&self) -> Maps {
         Maps::open_loaded(self.world.pins()).unwrap()
     }
 
     /// Id and active connections of each backend that the kernel knows.
-    pub fn kernel_backends(&self) -> BTreeMap<SocketAddr, (u32, u64)> {
+    pub(crate) fn kernel_backends(&self) -> BTreeMap<SocketAddr, (u32, u64)> {
         let maps = self.maps();
         let backends = maps.read_backends().unwrap();
         let known = backends.iter().filter(|(_, it)| it.state != STATE_GONE);
@@ -96,13 +96,13 @@ impl Scene {
     }
 
     /// Active connections of all backends, and how many connections are tracked.
-    pub fn counts(&self) -> (u64, usize) {
+    pub(crate) fn counts(&self) -> (u64, usize) {
         let active = self.kernel_backends().values().map(|(_, it)| it).sum();
         (active, self.maps().read_flows().unwrap().len())
     }
 
     /// The program of each hook.
-    pub fn programs(&self) -> BTreeMap<&'static str, u32> {
+    pub(crate) fn programs(&self) -> BTreeMap<&'static str, u32> {
         HOOKS
             .iter()
             .map(|(name, _)| {
@@ -114,7 +114,7 @@ impl Scene {
     }
 
     /// One balanced connection after the other, each closed at once.
-    pub fn assert_balanced(&self, pod: &Dialer) {
+    pub(crate) fn assert_balanced(&self, pod: &Dialer) {
         let addresses: BTreeSet<_> = self.addresses().into_iter().collect();
         let reached = reach(pod, addresses.len());
         assert_eq!(reached, addresses);
@@ -122,7 +122,7 @@ impl Scene {
 }
 
 /// Sizes that are made and read in no time.
-pub fn limits(connections: u32) -> String {
+pub(crate) fn limits(connections: u32) -> String {
     format!(
         "limits: {{services: 16, backends: 64, frontends: 64, slots: 4096, \
          connections: {connections}, pod-services: 256}}\n"
@@ -130,7 +130,7 @@ pub fn limits(connections: u32) -> String {
 }
 
 /// The servers that so many connections to [`FRONTEND`] reach.
-pub fn reach(pod: &Dialer, connects: usize) -> BTreeSet<SocketAddr> {
+pub(crate) fn reach(pod: &Dialer, connects: usize) -> BTreeSet<SocketAddr> {
     let to = FRONTEND.parse().unwrap();
     (0..connects)
         .map(|_| {
@@ -143,14 +143,14 @@ pub fn reach(pod: &Dialer, connects: usize) -> BTreeSet<SocketAddr> {
 }
 
 /// Connects that go on until they are told to end.
-pub struct Weather {
+pub(crate) struct Weather {
     stop: Arc<AtomicBool>,
     bursts: mpsc::Receiver<()>,
     thread: Option<JoinHandle<anyhow::Result<BTreeMap<SocketAddr, u64>>>>,
 }
 
 impl Weather {
-    pub fn start(pod: Dialer) -> Self {
+    pub(crate) fn start(pod: Dialer) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, bursts) = mpsc::channel();
         let thread = std::thread::spawn({
@@ -167,7 +167,7 @@ impl Weather {
     }
 
     /// Waits until connects that began after this call have succeeded.
-    pub fn goes_on(&self) {
+    pub(crate) fn goes_on(&self) {
         while self.bursts.try_recv().is_ok() {}
         for _ in 0..2 {
             // An ended storm says by itself why, in `end`.
@@ -176,7 +176,7 @@ impl Weather {
     }
 
     /// Ends it; every connect must have succeeded. Returns the connects of each server.
-    pub fn end(mut self) -> BTreeMap<SocketAddr, u64> {
+    pub(crate) fn end(mut self) -> BTreeMap<SocketAddr, u64> {
         self.stop.store(true, Ordering::SeqCst);
         let thread = self.thread.take().unwrap();
         thread.join().unwrap().unwrap()
