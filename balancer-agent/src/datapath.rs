@@ -6,6 +6,7 @@
 pub mod bpffs;
 pub mod capabilities;
 pub mod cgroup;
+pub mod counters;
 pub mod hooks;
 pub mod loader;
 pub mod log;

@@ -161,6 +161,8 @@ impl Started {
                 "connections of the earlier maps brought up to date"
             );
         }
+        hooks::retire(&options.pins)?;
+        self.loaded.report.adopted = true;
         self.origin = Origin::Adopted;
         for layout in self.leftovers.drain(..) {
             if let Err(error) = options.pins.remove_layout(&layout) {

@@ -5,6 +5,7 @@
 //! <pin root>/maps-<layout>/<MAP>    state; one directory for each ABI version and set of limits
 //! ```
 
+use super::sys;
 use crate::core::write::Limits;
 use balancer_common::abi;
 use nix::{
@@ -223,6 +224,10 @@ impl PinRoot {
         }
         let links = self.links();
         if links.exists() {
+            for entry in fs::read_dir(&links).into_iter().flatten().flatten() {
+                // Where the kernel cannot (before 5.9), it detaches a while after the removal.
+                let _ = sys::open_pinned(&entry.path()).and_then(|link| sys::detach_link(&link));
+            }
             fs::remove_dir_all(&links).map_err(io_error("remove", &links))?;
         }
         for layout in self.layouts() {

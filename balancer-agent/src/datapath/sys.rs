@@ -16,6 +16,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// Most programs that one hook of a cgroup is asked for; the kernel's own limit is 64.
 const QUERY_MAX: usize = 64;
@@ -61,6 +62,11 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct LinkDetach {
+    link_fd: u32,
 }
 
 #[repr(C)]
@@ -146,6 +152,16 @@ pub fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
         old_prog_fd: 0,
     };
     bpf(BPF_LINK_UPDATE, &mut attributes).map(drop)
+}
+
+/// Detaches a link at once (Linux 5.9). Without its last pin and descriptor it would be detached,
+/// too, but some time later: the kernel puts that off (`bpf_link_put()`).
+///
+/// # Errors
+/// As the kernel says.
+pub fn detach_link(link: &impl AsFd) -> io::Result<()> {
+    let mut attributes = LinkDetach { link_fd: raw(link) };
+    bpf(BPF_LINK_DETACH, &mut attributes).map(drop)
 }
 
 /// What a cgroup link runs, and where.
