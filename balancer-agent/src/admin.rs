@@ -1,5 +1,6 @@
 //! The admin socket: how commands ask a running agent. One JSON request line, JSON lines back.
 
+pub mod claim;
 pub mod client;
 pub mod server;
 
@@ -126,7 +127,12 @@ impl Status {
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         if !self.self_test.passed {
-            complaints.push(format!("the self-test failed: {}", self.self_test.detail));
+            let SelfTest { detail, hint, .. } = &self.self_test;
+            let hint = hint.as_ref().map(|hint| format!("; hint: {hint}"));
+            complaints.push(format!(
+                "the self-test failed: {detail}{}",
+                hint.unwrap_or_default()
+            ));
         }
         if let Some(error) = &self.config.rejected {
             complaints.push(format!("the configuration file is refused: {error}"));

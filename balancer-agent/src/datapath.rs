@@ -4,7 +4,9 @@
 //! here.
 
 pub mod bpffs;
+pub mod capabilities;
 pub mod cgroup;
+pub mod counters;
 pub mod hooks;
 pub mod loader;
 pub mod log;

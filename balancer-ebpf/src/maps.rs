@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -19,6 +19,8 @@ use balancer_common::{
 };
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
+/// The agent adds to counters in use by atomics of its own (Linux 5.5).
+const SHARED: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 pub(crate) static FRONTENDS_V4: HashMap<
@@ -56,7 +58,7 @@ pub(crate) static SLOTS: Array<SlotChunk, { abi::CHUNKS_MAX }> = Array::new();
 pub(crate) static BACKENDS: Array<Backend, { abi::BACKENDS_MAX }> = Array::new();
 
 #[btf_map]
-pub(crate) static BACKEND_STATS: Array<BackendStats, { abi::BACKENDS_MAX }> = Array::new();
+pub(crate) static BACKEND_STATS: Array<BackendStats, { abi::BACKENDS_MAX }, SHARED> = Array::new();
 
 // Only a pod's first connection to a service inserts; every other one looks up, which is as cheap
 // in an LRU map as in a plain one.

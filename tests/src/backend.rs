@@ -1,9 +1,11 @@
 //! A TCP server that tells every client which backend it reached.
 
 use anyhow::Context;
+use nix::sys::socket::{Shutdown, shutdown};
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener},
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,6 +17,7 @@ use std::{
 /// client closes.
 pub struct Backend {
     address: SocketAddr,
+    listener: TcpListener,
     accepted: Arc<AtomicU64>,
     stopping: Arc<AtomicBool>,
     acceptor: Option<JoinHandle<()>>,
@@ -33,12 +36,14 @@ impl Backend {
             .context("ask for the listening address")?;
         let accepted = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
+        let own = listener.try_clone().context("share the listening socket")?;
         let acceptor = std::thread::Builder::new().spawn({
             let (accepted, stopping) = (Arc::clone(&accepted), Arc::clone(&stopping));
             move || accept(&listener, address, &accepted, &stopping)
         })?;
         Ok(Self {
             address,
+            listener: own,
             accepted,
             stopping,
             acceptor: Some(acceptor),
@@ -69,8 +74,8 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
-        // A connection of our own wakes the acceptor up.
-        let _ = TcpStream::connect(self.address);
+        // Wakes the acceptor up, also where no connection of our own would get through.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
         if let Some(acceptor) = self.acceptor.take() {
             let _ = acceptor.join();
         }

@@ -2,10 +2,12 @@
 //!
 //! Everything that is made here is removed when its owner is dropped, also while a test panics.
 
+pub mod agent;
 pub mod backend;
 pub mod capability;
 pub mod demo;
 pub mod dialer;
+pub mod dns;
 pub mod fixture;
 pub mod flood;
 pub mod greeter;

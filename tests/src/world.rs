@@ -108,6 +108,8 @@ impl Drop for World {
         if let Err(error) = self.pins.remove() {
             eprintln!("{}: {error}", self.name);
         }
+        // What a test has put there, which an agent would leave alone.
+        let _ = fs::remove_dir_all(self.pins.path());
         if let Err(error) = remove_cgroup(&self.cgroup) {
             eprintln!("{}: {error:#}", self.name);
         }

@@ -5,7 +5,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 /// What a signal asks for.
 pub(super) enum Signal {
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: read the configuration again, and look after the hooks at once.
     Reload,
     /// SIGTERM or SIGINT: end.
     Stop(&'static str),

@@ -8,7 +8,7 @@ use crate::{
         bpffs::{PinLock, parse_layout},
         hooks::{self, Taken},
         loader::{self, Loaded},
-        maps::Maps,
+        maps::{self, Maps},
         transfer,
     },
 };
@@ -92,14 +92,17 @@ pub(super) fn start(options: &Options, config: &Config) -> anyhow::Result<Starte
     })
 }
 
-fn find_origin(options: &Options, leftovers: &[String], maps: &mut Maps) -> anyhow::Result<Origin> {
-    let same_abi = leftovers
+fn find_origin(options: &Options, leftovers: &[String], new: &mut Maps) -> anyhow::Result<Origin> {
+    let of_our_abi =
+        |name: &String| parse_layout(name).is_some_and(|(version, _)| version == ABI_VERSION);
+    let (ours, others): (Vec<_>, Vec<_>) = leftovers.iter().cloned().partition(of_our_abi);
+    let in_force = ours
         .iter()
-        .find(|name| parse_layout(name).is_some_and(|(version, _)| version == ABI_VERSION));
-    if let Some(name) = same_abi {
+        .find(|name| maps::is_in_force(&options.pins, name));
+    if let Some(name) = in_force {
         let old = Maps::open(&options.pins, name)?;
         let copied = old.read_flows().context("read the earlier maps")?;
-        let done = transfer::copy(&old, maps).context("copy the earlier maps")?;
+        let done = transfer::copy(&old, new, &copied).context("copy the earlier maps")?;
         let summary = format!(
             "{} services and {} connections from maps with other limits ({} did not fit)",
             done.services, done.flows, done.left_behind
@@ -110,12 +113,10 @@ fn find_origin(options: &Options, leftovers: &[String], maps: &mut Maps) -> anyh
             summary,
         });
     }
-    if leftovers.is_empty() {
+    if others.is_empty() {
         return Ok(Origin::Fresh);
     }
-    Ok(Origin::OtherAbi {
-        found: leftovers.to_vec(),
-    })
+    Ok(Origin::OtherAbi { found: others })
 }
 
 impl std::fmt::Display for Origin {
@@ -160,6 +161,8 @@ impl Started {
                 "connections of the earlier maps brought up to date"
             );
         }
+        hooks::retire(&options.pins)?;
+        self.loaded.report.adopted = true;
         self.origin = Origin::Adopted;
         for layout in self.leftovers.drain(..) {
             if let Err(error) = options.pins.remove_layout(&layout) {

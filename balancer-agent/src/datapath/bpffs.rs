@@ -38,6 +38,26 @@ pub enum BpffsError {
         /// Why it could not be mounted.
         cause: Errno,
     },
+    /// The directory wanted is not where bpffs is.
+    #[error(
+        "`{}` is on no BPF file system, which alone keeps programs alive; hint: choose a \
+         --pin-root below /sys/fs/bpf, or run `mount -t bpf` for another place",
+        path.display()
+    )]
+    Elsewhere {
+        /// The directory wanted.
+        path: PathBuf,
+    },
+    /// A name that bpffs refuses.
+    #[error(
+        "`{}` has a dot in a name, which the BPF file system refuses; hint: choose a --pin-root \
+         without dots",
+        path.display()
+    )]
+    Dotted {
+        /// The directory wanted.
+        path: PathBuf,
+    },
     /// A directory or pin cannot be made, read or removed.
     #[error("{act} `{}`: {cause}", path.display())]
     Io {
@@ -95,9 +115,8 @@ impl PinRoot {
         if !is_on_bpffs(&self.0) {
             let mountpoint = Path::new("/sys/fs/bpf");
             if !self.0.starts_with(mountpoint) {
-                return Err(BpffsError::NotMounted {
+                return Err(BpffsError::Elsewhere {
                     path: self.0.clone(),
-                    cause: Errno::ENOENT,
                 });
             }
             mount(
@@ -114,7 +133,19 @@ impl PinRoot {
             tracing::info!(mountpoint = %mountpoint.display(), "mounted bpffs");
         }
         let links = self.links();
-        fs::create_dir_all(&links).map_err(io_error("create", &links))
+        fs::create_dir_all(&links).map_err(|cause| {
+            // `bpf_lookup()` keeps names with dots for itself.
+            let dotted = self
+                .0
+                .iter()
+                .any(|name| name.to_string_lossy().contains('.'));
+            if dotted && cause.kind() == io::ErrorKind::PermissionDenied {
+                return BpffsError::Dotted {
+                    path: self.0.clone(),
+                };
+            }
+            io_error("create", &links)(cause)
+        })
     }
 
     /// Takes the directory for this process.
@@ -195,8 +226,12 @@ impl PinRoot {
             self.remove_layout(&layout)?;
         }
         // Not `remove_dir_all`: what is left now is not ours, and stays.
-        fs::remove_dir(&self.0).map_err(io_error("remove", &self.0))?;
-        Ok(true)
+        match fs::remove_dir(&self.0) {
+            Err(cause) if cause.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Err(io_error("remove", &self.0)(cause))
+            }
+            _ => Ok(true),
+        }
     }
 }
 
@@ -282,7 +317,7 @@ mod tests {
             .create()
             .unwrap_err();
         assert!(
-            error.to_string().contains("hint: run `mount -t bpf"),
+            error.to_string().contains("hint: choose a --pin-root"),
             "{error}"
         );
     }

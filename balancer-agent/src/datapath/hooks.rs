@@ -7,6 +7,7 @@ use super::{
     sys::{self, AttachType},
 };
 use aya::{
+    maps::MapError,
     pin::PinError,
     programs::{
         CgroupAttachMode, Program, ProgramError, ProgramFd, links::FdLink, links::LinkError,
@@ -67,6 +68,9 @@ pub enum HookError {
         /// What the kernel said.
         cause: io::Error,
     },
+    /// The maps cannot be marked as those that programs run on.
+    #[error("mark the maps as in force: {}", chain(.0))]
+    Settings(#[from] MapError),
     /// The loaded program is not there or of an unexpected type.
     #[error("the kernel object has no attachable program `{name}`; hint: `cargo xtask build`")]
     NoProgram {
@@ -82,6 +86,8 @@ pub enum Taken {
     Attached,
     /// A link was there: its program was replaced in one step.
     Replaced,
+    /// A link was there whose program runs on other maps: both run, until [`retire`].
+    Joined,
     /// A link to another or vanished cgroup was there: attached anew, then the old link removed.
     Moved,
 }
@@ -95,6 +101,9 @@ pub const HOOKS: [(&str, AttachType); 6] = [
     ("tcp_events", AttachType::SockOps),
     ("socket_released", AttachType::SockRelease),
 ];
+
+/// The programs that follow connections which others make.
+const FOLLOWERS: [&str; 2] = ["tcp_events", "socket_released"];
 
 /// Attaches every loaded program to `cgroup`. Programs of other owners stay where they are.
 ///
@@ -110,13 +119,20 @@ pub fn attach(
         path: cgroup.into(),
         cause,
     })?;
+    // A take-over that broke off is ended first.
+    retire(pins)?;
+    loaded.maps.put_in_force()?;
+    let other_maps = !loaded.report.adopted;
     let mut taken = Vec::new();
     for (name, variant) in loaded.chosen.clone() {
         let program = loaded
             .ebpf
             .program_mut(variant)
             .ok_or(HookError::NoProgram { name })?;
-        taken.push((name, attach_one(program, name, pins, &directory, id)?));
+        // Programs that follow connections have to see those on the old maps to their end.
+        let beside = other_maps && FOLLOWERS.contains(&name);
+        let how = attach_one(program, name, pins, &directory, id, beside)?;
+        taken.push((name, how));
     }
     Ok(taken)
 }
@@ -127,6 +143,7 @@ fn attach_one(
     pins: &PinRoot,
     cgroup: &File,
     cgroup_id: u64,
+    beside: bool,
 ) -> Result<Taken, HookError> {
     let pin = pins.link(name);
     let replace_error = |cause| HookError::Replace { name, cause };
@@ -135,23 +152,55 @@ fn attach_one(
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(replace_error(error)),
     };
-    if let Some(link) = existing {
-        if sys::link_info(&link).map_err(replace_error)?.cgroup_id == cgroup_id {
-            sys::update_link(&link, program_fd(program, name)?).map_err(replace_error)?;
-            return Ok(Taken::Replaced);
-        }
-        // Both run for a moment where one cgroup lies below the other; the first to rewrite a
-        // destination leaves no frontend for the second.
+    let pin_error = |cause| HookError::Pin { name, cause };
+    let Some(existing) = existing else {
         let link = new_link(program, name, cgroup)?;
-        fs::remove_file(&pin).map_err(replace_error)?;
-        link.pin(&pin)
-            .map_err(|cause| HookError::Pin { name, cause })?;
-        return Ok(Taken::Moved);
+        link.pin(&pin).map_err(pin_error)?;
+        return Ok(Taken::Attached);
+    };
+    let stays = sys::link_info(&existing).map_err(replace_error)?.cgroup_id == cgroup_id;
+    if stays && !beside {
+        sys::update_link(&existing, program_fd(program, name)?).map_err(replace_error)?;
+        return Ok(Taken::Replaced);
     }
+    // Pinned beside the old one, to be renamed over it: there is no moment at which the end of
+    // this process would take the new link with it.
     let link = new_link(program, name, cgroup)?;
-    link.pin(&pin)
-        .map_err(|cause| HookError::Pin { name, cause })?;
-    Ok(Taken::Attached)
+    link.pin(next_pin(pins, name)).map_err(pin_error)?;
+    if stays {
+        return Ok(Taken::Joined);
+    }
+    // Both run for a moment where one cgroup lies below the other; the first to rewrite a
+    // destination leaves no frontend for the second.
+    retire_one(pins, name)?;
+    Ok(Taken::Moved)
+}
+
+/// Where a link waits that is to take the place of another.
+fn next_pin(pins: &PinRoot, name: &str) -> PathBuf {
+    pins.link(&format!("{name}-next"))
+}
+
+/// Ends what [`attach`] has left running beside the new programs ([`Taken::Joined`]).
+///
+/// # Errors
+/// [`HookError::Replace`] names the program.
+pub fn retire(pins: &PinRoot) -> Result<(), HookError> {
+    HOOKS
+        .iter()
+        .try_for_each(|(name, _)| retire_one(pins, name))
+}
+
+fn retire_one(pins: &PinRoot, name: &'static str) -> Result<(), HookError> {
+    let (pin, next) = (pins.link(name), next_pin(pins, name));
+    if !next.exists() {
+        return Ok(());
+    }
+    let old = sys::open_pinned(&pin);
+    fs::rename(&next, &pin).map_err(|cause| HookError::Replace { name, cause })?;
+    // Where the kernel cannot (before 5.9), it detaches a while after the last descriptor is gone.
+    let _ = old.and_then(|old| sys::detach_link(&old));
+    Ok(())
 }
 
 fn program_fd<'a>(program: &'a Program, name: &'static str) -> Result<&'a ProgramFd, HookError> {

@@ -2,8 +2,7 @@
 
 use super::{
     bpffs::{BpffsError, PinRoot, layout_of},
-    maps::{Maps, OpenError},
-    raw::Raw,
+    maps::{self, Maps, OpenError},
 };
 use crate::core::write::Limits;
 use aya::{
@@ -12,10 +11,7 @@ use aya::{
     programs::{Program, ProgramError, ProgramType},
     sys::{BpfHelper, is_helper_supported},
 };
-use balancer_common::{
-    abi::{self, map},
-    settings::Settings,
-};
+use balancer_common::abi::{self, map};
 use std::fs;
 
 /// The compiled kernel programs.
@@ -66,7 +62,7 @@ pub enum LoadError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The settings record.
-    #[error("read or write map `{}`: {}", map::SETTINGS, chain(.0))]
+    #[error("read map `{}`: {}", map::SETTINGS, chain(.0))]
     Settings(#[from] MapError),
     /// The settings record is of another version than its directory.
     #[error(
@@ -167,7 +163,11 @@ pub struct Loaded {
 pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, LoadError> {
     let layout = layout_of(limits);
     let directory = pins.maps(&layout);
-    let adopted = directory.join(map::SETTINGS).exists();
+    let adopted = maps::is_in_force(pins, &layout);
+    if !adopted && directory.exists() {
+        // An earlier start broke off before its programs took over: half a state at best.
+        pins.remove_layout(&layout)?;
+    }
     fs::create_dir_all(&directory).map_err(|cause| BpffsError::Io {
         act: "create",
         path: directory.clone(),
@@ -196,8 +196,8 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
         chosen.push((spec.name, load_program(&mut ebpf, spec, &mut report)?));
     }
     report.degraded.dedup();
-    let mut maps = Maps::open(pins, &report.layout)?;
-    claim_settings(&mut maps, &report.layout)?;
+    let maps = Maps::open(pins, &report.layout)?;
+    check_settings(&maps, &report.layout)?;
     Ok(Loaded {
         ebpf,
         chosen,
@@ -278,20 +278,13 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     loaded.map_err(|cause| LoadError::Program { name, cause })
 }
 
-/// Marks new maps as ours, and refuses maps that somebody else wrote to.
-fn claim_settings(maps: &mut Maps, layout: &str) -> Result<(), LoadError> {
-    let mut settings = maps.settings.get(&0, 0)?.0;
-    if settings.abi_version == 0 {
-        settings = Settings {
-            abi_version: abi::ABI_VERSION,
-            ..Settings::default()
-        };
-        maps.settings.set(0, Raw(settings), 0)?;
-    }
-    if settings.abi_version != abi::ABI_VERSION {
+/// Refuses maps that somebody else wrote to. New ones carry no version until they are in force.
+fn check_settings(maps: &Maps, layout: &str) -> Result<(), LoadError> {
+    let found = maps.settings.get(&0, 0)?.0.abi_version;
+    if found != 0 && found != abi::ABI_VERSION {
         return Err(LoadError::Abi {
             directory: layout.into(),
-            found: settings.abi_version,
+            found,
         });
     }
     Ok(())

@@ -75,6 +75,8 @@ pub struct Maps {
     pub backends: Indexed<Backend>,
     /// Counters of backends by id.
     pub backend_stats: Indexed<BackendStats>,
+    /// The same, to be shared with the kernel.
+    backend_stats_map: MapData,
     /// Pods' own cursors.
     pub pod_cursors: Hash<PodServiceKey, u64>,
     /// Pods' affinities.
@@ -115,6 +117,7 @@ impl Maps {
             slots: open(&dir, map::SLOTS)?,
             backends: open(&dir, map::BACKENDS)?,
             backend_stats: open(&dir, map::BACKEND_STATS)?,
+            backend_stats_map: open_data(&dir, map::BACKEND_STATS)?,
             pod_cursors: open(&dir, map::POD_CURSORS)?,
             affinities: open(&dir, map::AFFINITIES)?,
             flows: open(&dir, map::FLOWS)?,
@@ -122,6 +125,24 @@ impl Maps {
             settings: open(&dir, map::SETTINGS)?,
         };
         Ok(maps)
+    }
+
+    /// The counters of backends as a map without its type.
+    pub(super) fn backend_stats_data(&self) -> &MapData {
+        &self.backend_stats_map
+    }
+
+    /// Marks the maps as those that programs are about to run on; see [`is_in_force`].
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn put_in_force(&mut self) -> Result<(), MapError> {
+        let mut settings = self.settings.get(&0, 0)?.0;
+        if settings.abi_version == abi::ABI_VERSION {
+            return Ok(());
+        }
+        settings.abi_version = abi::ABI_VERSION;
+        self.settings.set(0, Raw(settings), 0)
     }
 
     /// Opens whatever is loaded now: for commands, which do not know the limits in force.
@@ -147,6 +168,23 @@ impl Maps {
             },
         }
     }
+}
+
+/// Whether programs have run on the maps of a layout. Those of a start that broke off were filled
+/// in part, or have fallen behind those in force since.
+pub fn is_in_force(pins: &PinRoot, layout: &str) -> bool {
+    let settings = open::<Indexed<Settings>>(&pins.maps(layout), map::SETTINGS);
+    settings.is_ok_and(|settings| {
+        settings
+            .get(&0, 0)
+            .is_ok_and(|record| record.0.abi_version != 0)
+    })
+}
+
+/// Opens one pinned map without its type.
+fn open_data(dir: &Path, name: &str) -> Result<MapData, OpenError> {
+    let path = dir.join(name);
+    MapData::from_pin(&path).map_err(|cause| OpenError::Map { path, cause })
 }
 
 /// Opens one pinned map with its type.

@@ -29,6 +29,8 @@ use std::{
 const FRONTEND: Ipv4Addr = Ipv4Addr::new(127, 76, 66, 1);
 /// Longest wait for the child process.
 const DIAL_S_MAX: u64 = 5;
+/// Longest wait for a connection that nothing stands between.
+const DIRECT_S_MAX: u64 = 1;
 
 /// What the self-test found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,9 @@ async fn try_run(maps: &mut Maps, cgroup: &Path) -> Result<String, Failure> {
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(environment("listen"))?;
     let backend = listener.local_addr().map_err(environment("listen"))?;
+    reach_directly(&listener)
+        .await
+        .map_err(environment("connect to a listener of its own"))?;
     let frontend = SocketAddr::new(FRONTEND.into(), backend.port());
     declare(maps, frontend, backend)
         .map_err(|error| failure("see `balancer-agent check`")(error.to_string()))?;
@@ -103,9 +108,6 @@ async fn try_run(maps: &mut Maps, cgroup: &Path) -> Result<String, Failure> {
             "a connection to the test frontend {frontend} was not balanced: {error}"
         )));
     }
-    listener
-        .set_nonblocking(true)
-        .map_err(environment("listen"))?;
     listener.accept().map_err(|error| {
         failure(HINT_HOOK)(format!(
             "the test connection did not reach its backend: {error}"
@@ -130,6 +132,17 @@ async fn try_run(maps: &mut Maps, cgroup: &Path) -> Result<String, Failure> {
         )));
     }
     Ok("a test connection was balanced, named and counted".into())
+}
+
+/// A connection that no program has a part in: where it fails, the hooks are not to blame.
+async fn reach_directly(listener: &TcpListener) -> io::Result<()> {
+    // From here on nobody waits for a connection that did not come.
+    listener.set_nonblocking(true)?;
+    let connecting = tokio::net::TcpStream::connect(listener.local_addr()?);
+    tokio::time::timeout(Duration::from_secs(DIRECT_S_MAX), connecting)
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it timed out"))??;
+    listener.accept().map(drop)
 }
 
 /// Declares the test's service: backend id 0 and the last chunk, which no plan uses.

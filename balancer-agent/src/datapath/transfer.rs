@@ -3,7 +3,7 @@
 //! Before the programs are switched over, everything is copied; connections that began or ended
 //! between the copy and the switch are brought up to date after it, when the old maps are still.
 
-use super::{maps::Maps, raw::Raw};
+use super::{counters::SharedCounters, maps::Maps, raw::Raw};
 use aya::maps::MapError;
 use balancer_common::{flow::Flow, service::SERVICE_SELF_TEST};
 use std::collections::{BTreeMap, HashMap};
@@ -19,12 +19,27 @@ pub struct Transferred {
     pub left_behind: usize,
 }
 
-/// Copies everything of `old` into the empty maps `new`.
+/// Copies everything of `old` into the empty maps `new`; of its connections, those that `flows`
+/// tells of. A backend's active connections are counted from these, not copied: between two reads
+/// of maps in use some begin and end, and counters would never agree with the flows again.
 ///
 /// # Errors
 /// Whatever aya or the kernel says; what does not fit is counted instead.
-pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
+pub fn copy(
+    old: &Maps,
+    new: &mut Maps,
+    flows: &BTreeMap<u64, Flow>,
+) -> Result<Transferred, MapError> {
     let mut done = Transferred::default();
+    let mut active = HashMap::new();
+    for (cookie, flow) in flows {
+        if new.flows.insert(Raw(*cookie), Raw(*flow), 0).is_ok() {
+            *active.entry(flow.backend).or_default() += 1;
+            done.flows += 1;
+        } else {
+            done.left_behind += 1;
+        }
+    }
     for id in 0..old.limits.chunks.min(new.limits.chunks) {
         let chunk = old.slots.get(&id, 0)?;
         if chunk.0 != bytemuck::Zeroable::zeroed() {
@@ -34,8 +49,9 @@ pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
     for id in 1..old.limits.backends.min(new.limits.backends) {
         let record = old.backends.get(&id, 0)?;
         if record.0.state != 0 {
-            new.backend_stats
-                .set(id, old.backend_stats.get(&id, 0)?, 0)?;
+            let mut stats = old.backend_stats.get(&id, 0)?.0;
+            stats.active = active.get(&id).copied().unwrap_or(0);
+            new.backend_stats.set(id, Raw(stats), 0)?;
             new.backends.set(id, record, 0)?;
         }
     }
@@ -56,10 +72,6 @@ pub fn copy(old: &Maps, new: &mut Maps) -> Result<Transferred, MapError> {
     copy_frontends(old, new, &mut done)?;
     done.left_behind += copy_entries(&old.pod_cursors, &mut new.pod_cursors)?;
     done.left_behind += copy_entries(&old.affinities, &mut new.affinities)?;
-    let flows = old.flows.iter().count();
-    let lost = copy_entries(&old.flows, &mut new.flows)?;
-    done.flows = flows.saturating_sub(lost);
-    done.left_behind += lost;
     Ok(done)
 }
 
@@ -126,8 +138,9 @@ where
     Ok(lost)
 }
 
-/// After the switch: brings flows that began or ended meanwhile up to date. `copied` is what
-/// [`copy`] saw. The counters of a backend are corrected only where they must be.
+/// After new connections are made on the new maps, while the programs of both maps still see every
+/// connection's end: brings flows that began or ended since [`copy`] up to date. `copied` is what
+/// that saw. Returns how many flows were corrected.
 ///
 /// # Errors
 /// Whatever aya or the kernel says.
@@ -136,36 +149,39 @@ pub fn catch_up(
     new: &mut Maps,
     copied: &BTreeMap<u64, Flow>,
 ) -> Result<usize, MapError> {
+    let counters = SharedCounters::open(new.backend_stats_data(), new.limits.backends)?;
     let still = old.read_flows()?;
-    let mut active: HashMap<u32, i64> = HashMap::new();
-    for (cookie, flow) in copied
+    let mut corrected = 0;
+    let began: Vec<_> = still
         .iter()
-        .filter(|(cookie, _)| !still.contains_key(cookie))
-    {
+        .filter(|(cookie, _)| !copied.contains_key(cookie))
+        .collect();
+    for (cookie, flow) in &began {
+        // Counted first: the new programs may see its end at any moment.
+        counters.add_active(flow.backend, 1);
+        // BPF_NOEXIST: a newer record of the same socket is the better one.
+        if new.flows.insert(Raw(**cookie), Raw(**flow), 1).is_ok() {
+            corrected += 1;
+        } else {
+            counters.add_active(flow.backend, -1);
+        }
+    }
+    for (cookie, before) in copied {
+        if let Some(flow) = still.get(cookie)
+            && before.state != flow.state
+        {
+            // BPF_EXIST: only while the connection lives.
+            let _ = new.flows.insert(Raw(*cookie), Raw(*flow), 2);
+        }
+    }
+    // Whatever ended before the new programs could see it. Those that they saw are gone already.
+    let now = old.read_flows()?;
+    let known = began.into_iter().chain(copied);
+    for (cookie, flow) in known.filter(|(cookie, _)| !now.contains_key(cookie)) {
         if new.flows.remove(&Raw(*cookie)).is_ok() {
-            *active.entry(flow.backend).or_default() -= 1;
+            counters.add_active(flow.backend, -1);
+            corrected += 1;
         }
     }
-    for (cookie, flow) in &still {
-        match copied.get(cookie) {
-            None => {
-                // BPF_NOEXIST: a newer record of the same socket is the better one.
-                if new.flows.insert(Raw(*cookie), Raw(*flow), 1).is_ok() {
-                    *active.entry(flow.backend).or_default() += 1;
-                }
-            }
-            Some(before) if before.state != flow.state => {
-                // BPF_EXIST: only while the connection lives.
-                let _ = new.flows.insert(Raw(*cookie), Raw(*flow), 2);
-            }
-            Some(_) => {}
-        }
-    }
-    let corrections = active.len();
-    for (backend, change) in active {
-        let mut stats = new.backend_stats.get(&backend, 0)?.0;
-        stats.active = stats.active.saturating_add_signed(change);
-        new.backend_stats.set(backend, Raw(stats), 0)?;
-    }
-    Ok(corrections)
+    Ok(corrected)
 }
