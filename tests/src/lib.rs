@@ -4,6 +4,8 @@
 
 pub mod backend;
 pub mod capability;
+pub mod demo;
 pub mod dialer;
 pub mod fixture;
+pub mod grpc;
 pub mod world;

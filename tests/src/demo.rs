@@ -1,0 +1,108 @@
+//! The demo: real gRPC clients and servers on one machine, without and with the balancer.
+//!
+//! It states what it proved in numbers, and leaves nothing behind, however it ends.
+
+pub mod acts;
+pub mod agent;
+pub mod claim;
+pub mod kernel;
+pub mod kube_proxy;
+pub mod screen;
+pub mod spread;
+pub mod stage;
+pub mod table;
+
+use self::{
+    claim::Claims,
+    screen::{Screen, Style},
+    stage::{Stage, VIP},
+};
+use anyhow::Context;
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// How the demo ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every claim held.
+    Proved,
+    /// At least one did not.
+    Refuted,
+    /// A signal ended it.
+    Interrupted,
+}
+
+/// Plays all acts.
+///
+/// # Errors
+/// Names the step that failed, which is then no claim's fault.
+pub fn run() -> anyhow::Result<Outcome> {
+    // One thread: the network namespace belongs to the thread that makes it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+        tokio::select! {
+            outcome = play() => outcome,
+            _ = interrupt.recv() => Ok(Outcome::Interrupted),
+            _ = terminate.recv() => Ok(Outcome::Interrupted),
+            _ = hangup.recv() => Ok(Outcome::Interrupted),
+        }
+    })
+}
+
+async fn play() -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let mut screen = Screen::new();
+    let title = screen.paint(Style::Bold, "balancer demo");
+    screen.print(&[format!(
+        "\n  {title}  {} gRPC backends, {} clients, one address: {VIP}",
+        acts::BACKENDS,
+        acts::CLIENTS
+    )]);
+    let mut stage = Stage::new()?;
+    let outcome = all_acts(&mut stage, &mut screen).await;
+    if outcome.is_err() {
+        screen.print(&stage.logs());
+    }
+    drop(stage);
+    let outcome = outcome?;
+    screen.say(&format!(
+        "Took {:.0} s; nothing is left behind.",
+        started.elapsed().as_secs_f64()
+    ));
+    Ok(outcome)
+}
+
+async fn all_acts(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<Outcome> {
+    let mut claims = Claims::default();
+    for _ in 0..acts::BACKENDS {
+        stage.add_server().await?;
+    }
+    let without = acts::without(stage, screen).await.context("act 1")?;
+    acts::with(stage, screen, &mut claims, without)
+        .await
+        .context("act 2")?;
+    acts::scale_up(stage, screen, &mut claims)
+        .await
+        .context("act 3")?;
+    acts::drain(stage, screen, &mut claims)
+        .await
+        .context("act 4")?;
+    acts::kill_and_restart(stage, screen, &mut claims)
+        .await
+        .context("act 5")?;
+    acts::finish(stage, screen, &mut claims)
+        .await
+        .context("the end")?;
+    screen.heading("What was shown");
+    claims.summarise(screen);
+    Ok(if claims.hold() {
+        Outcome::Proved
+    } else {
+        Outcome::Refuted
+    })
+}

@@ -1,0 +1,278 @@
+//! The demo's stage: the world, its servers and clients, and the windows in which requests count.
+
+use super::{
+    agent::{Agent, AgentFiles, Member},
+    screen::{Screen, Style},
+    spread::Spread,
+    table::{self, Row, is_bar},
+};
+use crate::{
+    grpc::{
+        load::{LoadPlan, Tally},
+        pod::PodCommand,
+        process::PodProcess,
+        server::EchoServer,
+    },
+    world::World,
+};
+use anyhow::Context;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// What clients dial.
+pub const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 96, 0, 10), PORT);
+const PORT: u16 = 50_051;
+/// Calls per second of each client.
+const RATE: u32 = 25;
+/// Calls at a time of each client.
+const STREAMS: u32 = 1;
+/// How often a table is drawn anew while requests are counted.
+const REDRAW_MS: u64 = 150;
+
+/// Everything that plays. Fields are dropped in their order: clients first, the world last.
+pub struct Stage {
+    clients: Vec<PodProcess>,
+    /// The agent, while it lives.
+    pub agent: Option<Agent>,
+    /// The backends.
+    pub servers: Vec<EchoServer>,
+    /// The agent's files and commands.
+    pub files: AgentFiles,
+    /// What stopped clients have told.
+    pub tally: Tally,
+    executable: PathBuf,
+    pods: u32,
+    /// Namespace, cgroups and pins.
+    pub world: World,
+}
+
+impl Stage {
+    /// A world without servers and clients, and no agent yet.
+    ///
+    /// # Errors
+    /// Names the step that failed.
+    pub fn new() -> anyhow::Result<Self> {
+        let world = World::new("demo")?;
+        let executable = std::env::current_exe().context("find the demo's own binary")?;
+        let files = AgentFiles::new(&world, &executable)?;
+        Ok(Self {
+            clients: Vec::new(),
+            agent: None,
+            servers: Vec::new(),
+            files,
+            tally: Tally::default(),
+            executable,
+            pods: 0,
+            world,
+        })
+    }
+
+    /// Starts the next backend, at the next address.
+    ///
+    /// # Errors
+    /// Names the step that failed.
+    pub async fn add_server(&mut self) -> anyhow::Result<()> {
+        let number = u8::try_from(self.servers.len() + 1).context("number a backend")?;
+        let ip = Ipv4Addr::new(10, 1, 0, number);
+        self.world.add_address(IpAddr::V4(ip))?;
+        let address = SocketAddr::new(ip.into(), PORT);
+        self.servers
+            .push(EchoServer::start(&format!("b{number}"), address).await?);
+        Ok(())
+    }
+
+    /// The backends as the configuration names them; `draining` is one's name.
+    pub fn members(&self, draining: Option<&str>) -> Vec<Member> {
+        let member = |server: &EchoServer| Member {
+            address: server.address(),
+            draining: draining == Some(server.name()),
+        };
+        self.servers.iter().map(member).collect()
+    }
+
+    /// Starts clients, a pod each, lets all of them dial at once, and waits for their connections.
+    /// The next of `targets` in turn is what each one dials.
+    ///
+    /// # Errors
+    /// When one does not connect.
+    pub async fn add_clients(
+        &mut self,
+        number: u32,
+        targets: &[SocketAddr],
+    ) -> anyhow::Result<Vec<String>> {
+        let mut starts = JoinSet::new();
+        for target in targets.iter().cycle().take(number as usize) {
+            let plan = LoadPlan {
+                target: *target,
+                connections: 1,
+                streams: STREAMS,
+                rate: Some(RATE),
+                payload_bytes: 32,
+            };
+            let (name, pod) = self.pod()?;
+            let command = PodCommand::Client {
+                pod: Some(pod),
+                plan,
+            };
+            let (executable, log) = (self.executable.clone(), self.log());
+            starts
+                .spawn(async move { PodProcess::start(&name, &executable, &command, &log).await });
+        }
+        let mut new = Vec::new();
+        while let Some(started) = starts.join_next().await {
+            new.push(started.context("join the start of a client")??);
+        }
+        for client in &mut new {
+            client.dial().await?;
+        }
+        let mut backends = Vec::new();
+        for client in &mut new {
+            backends.extend(client.connected().await?);
+        }
+        self.clients.append(&mut new);
+        Ok(backends)
+    }
+
+    /// Starts a pod that waits, and then dials until it reaches the backend named `until`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_probe(&mut self, until: &str) -> anyhow::Result<PodProcess> {
+        let (name, pod) = self.pod()?;
+        let command = PodCommand::Probe {
+            pod: Some(pod),
+            target: VIP.into(),
+            until: until.into(),
+            dials_max: 1_000_000,
+        };
+        PodProcess::start(&name, &self.executable, &command, &self.log()).await
+    }
+
+    /// Ends all clients in order, and adds up what they tell.
+    ///
+    /// # Errors
+    /// When one does not end by itself.
+    pub async fn stop_clients(&mut self) -> anyhow::Result<()> {
+        let mut stops = JoinSet::new();
+        for client in self.clients.drain(..) {
+            stops.spawn(client.stop());
+        }
+        while let Some(stopped) = stops.join_next().await {
+            self.tally
+                .add(stopped.context("join the end of a client")??);
+        }
+        Ok(())
+    }
+
+    /// Live connections, as the servers see them: the name of the server and the client's address.
+    pub fn connections(&self) -> BTreeSet<(String, SocketAddr)> {
+        let of = |server: &EchoServer| {
+            let name = server.name().to_owned();
+            server
+                .live()
+                .into_keys()
+                .map(move |peer| (name.clone(), peer))
+        };
+        self.servers.iter().flat_map(of).collect()
+    }
+
+    /// Live connections to one backend.
+    pub fn connections_to(&self, name: &str) -> u64 {
+        self.servers
+            .iter()
+            .filter(|server| server.name() == name)
+            .map(|server| server.live().len() as u64)
+            .sum()
+    }
+
+    /// Counts requests for a while, drawing the table meanwhile, and returns what it shows last.
+    pub async fn watch(
+        &self,
+        screen: &mut Screen,
+        seconds: f64,
+        remark: (&str, &'static str),
+    ) -> Vec<Row> {
+        let before: Vec<u64> = self.servers.iter().map(EchoServer::requests).collect();
+        let window = Duration::from_secs_f64(seconds);
+        let started = Instant::now();
+        let mut redraw = tokio::time::interval(Duration::from_millis(REDRAW_MS));
+        let end = tokio::time::sleep(window);
+        tokio::pin!(end);
+        loop {
+            tokio::select! {
+                () = &mut end => break,
+                _ = redraw.tick() => {}
+            }
+            let mut lines = painted(screen, &self.rows(&before, remark));
+            let elapsed = started.elapsed().min(window);
+            let bar = table::bar(elapsed.as_secs_f64() / seconds);
+            let bar = format!("  load {:.1} s {bar}", elapsed.as_secs_f64());
+            lines.push(screen.paint(Style::Dim, &bar));
+            screen.live(&lines);
+        }
+        let rows = self.rows(&before, remark);
+        let mut lines = painted(screen, &rows);
+        let spread = Spread::of(rows.iter().map(|row| row.requests));
+        lines.push(screen.paint(Style::Dim, &format!("  {}", table::summary(&spread))));
+        screen.print(&lines);
+        rows
+    }
+
+    fn rows(&self, before: &[u64], remark: (&str, &'static str)) -> Vec<Row> {
+        let row = |(server, before): (&EchoServer, &u64)| Row {
+            name: server.name().to_owned(),
+            address: server.address().to_string(),
+            connections: server.live().len() as u64,
+            requests: server.requests().saturating_sub(*before),
+            remark: if server.name() == remark.0 {
+                remark.1
+            } else {
+                ""
+            },
+        };
+        self.servers.iter().zip(before).map(row).collect()
+    }
+
+    fn pod(&mut self) -> anyhow::Result<(String, PathBuf)> {
+        self.pods += 1;
+        let name = format!("client-{}", self.pods);
+        let pod = self.world.pod(&name)?;
+        Ok((name, pod))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.world.runtime().join("clients.log")
+    }
+
+    /// What the agent and the clients had to say, for when something went wrong.
+    pub fn logs(&self) -> Vec<String> {
+        let mut lines = self.files.log_tail();
+        lines.extend(tail(&self.log()));
+        lines
+    }
+}
+
+fn tail(path: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().rev().take(4).map(str::to_owned).collect()
+}
+
+/// The table with its header dim and its bars coloured.
+fn painted(screen: &Screen, rows: &[Row]) -> Vec<String> {
+    let mut lines = table::lines(rows);
+    lines.insert(0, String::new());
+    for (number, line) in lines.iter_mut().enumerate().skip(1) {
+        if number == 1 {
+            *line = screen.paint(Style::Dim, line);
+        } else if let Some(start) = line.find(is_bar) {
+            let bar = line.split_off(start);
+            line.push_str(&screen.paint(Style::Cyan, &bar));
+        }
+    }
+    lines
+}

@@ -1,0 +1,135 @@
+//! The table of backends, with a bar for each one's requests.
+
+use super::spread::{Spread, share};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+/// Cells of the longest bar.
+pub const BAR_CELLS: usize = 22;
+
+/// What is shown of one backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// Its live connections.
+    pub connections: u64,
+    /// Requests in the time shown.
+    pub requests: u64,
+    /// What is special about it: new, draining; empty for nothing.
+    pub remark: &'static str,
+}
+
+/// The rows as lines without colours, at most 80 columns wide.
+pub fn lines(rows: &[Row]) -> Vec<String> {
+    let total: u64 = rows.iter().map(|row| row.requests).sum();
+    let peak = rows.iter().map(|row| row.requests).max().unwrap_or(0);
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    table.set_header(["backend", "address"].map(Cell::new).into_iter().chain([
+        right("conns".into()),
+        right("requests".into()),
+        right("share".into()),
+        Cell::new(""),
+    ]));
+    for row in rows {
+        let name = if row.remark.is_empty() {
+            row.name.clone()
+        } else {
+            format!("{} {}", row.name, row.remark)
+        };
+        table.add_row([
+            Cell::new(name),
+            Cell::new(&row.address),
+            right(row.connections.to_string()),
+            right(row.requests.to_string()),
+            right(format!("{:.1} %", share(row.requests, total) * 100.0)),
+            Cell::new(bar(share(row.requests, peak))),
+        ]);
+    }
+    table
+        .lines()
+        .map(|line| format!(" {}", line.trim_end()))
+        .collect()
+}
+
+/// The line below a table.
+pub fn summary(spread: &Spread) -> String {
+    format!(
+        "peak/mean {:.2}, coefficient of variation {:.3}",
+        spread.peak_to_mean, spread.variation
+    )
+}
+
+/// A bar that fills `share` of [`BAR_CELLS`], to an eighth of a cell.
+pub fn bar(share: f64) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a number from 0 to 8 times the cells of a bar"
+    )]
+    let eighths = (share.clamp(0.0, 1.0) * (BAR_CELLS * 8) as f64).round() as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// Whether a character is part of a bar.
+pub fn is_bar(character: char) -> bool {
+    ('▉'..='▏').contains(&character) || character == '█'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::screen::COLUMNS;
+    use super::*;
+
+    #[test]
+    #[expect(clippy::cast_precision_loss, reason = "a bar has few cells")]
+    fn bars() {
+        let full = "█".repeat(BAR_CELLS);
+        let cells = |number: f64| number / BAR_CELLS as f64;
+        let cases = [
+            (0.0, String::new()),
+            (cells(1.0), "█".into()),
+            (cells(2.5), "██▌".into()),
+            (cells(0.125), "▏".into()),
+            (1.0, full.clone()),
+            (7.0, full),
+            (f64::NAN, String::new()),
+        ];
+        for (share, expected) in cases {
+            let bar = bar(share);
+            assert_eq!(bar, expected, "{share}");
+            assert!(bar.chars().all(is_bar));
+        }
+    }
+
+    #[test]
+    fn tables_fit_the_terminal() {
+        let row = |name: &str, requests, remark| Row {
+            name: name.into(),
+            address: "10.1.0.1:50051".into(),
+            connections: 1000,
+            requests,
+            remark,
+        };
+        let rows = [
+            row("b1", 9_999_999, ""),
+            row("b2", 4_999_999, "draining"),
+            row("b3", 0, "new"),
+        ];
+        let lines = lines(&rows);
+        assert_eq!(lines.len(), rows.len() + 1);
+        for line in &lines {
+            assert!(line.chars().count() <= COLUMNS, "{line}");
+        }
+        assert!(lines[1].ends_with(&"█".repeat(BAR_CELLS)), "{lines:?}");
+        assert!(
+            lines[1].contains("66.7 %") && lines[3].contains("0.0 %"),
+            "{lines:?}"
+        );
+    }
+}
