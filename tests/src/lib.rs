@@ -3,6 +3,7 @@
 //! Everything that is made here is removed when its owner is dropped, also while a test panics.
 
 pub mod backend;
+pub mod bench;
 pub mod capability;
 pub mod demo;
 pub mod dialer;
