@@ -2,6 +2,7 @@
 
 mod engine;
 mod log_forwarding;
+mod memory;
 mod signals;
 mod startup;
 
@@ -158,14 +159,15 @@ impl Daemon {
     /// Applies a configuration: its services go to the core, its lookups to the DNS source.
     fn adopt(&mut self, config: Arc<Config>) {
         let at = Instant::now();
-        let services = config.services.clone();
+        // Nobody else has it by now, so that thousands of services need not be copied.
+        let config = Arc::try_unwrap(config).unwrap_or_else(|shared| (*shared).clone());
         self.engine.observe(Event::Snapshot {
             source: Source::File,
-            services,
+            services: config.services,
         });
         let lookups = self.engine.core.lookups().cloned().collect();
         let wanted = Wanted {
-            settings: config.dns.clone(),
+            settings: config.dns,
             lookups,
         };
         self.wanted.send_if_modified(|now| {
@@ -174,6 +176,7 @@ impl Daemon {
             differs
         });
         self.engine.settle(at);
+        memory::give_back();
     }
 
     /// Maps of another ABI version cannot be read: before they are left behind, DNS gets a moment

@@ -56,6 +56,7 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
         to,
         connects: CONNECTS,
         asks_peer: true,
+        is_served: false,
     };
     let direct = dialer.listening.v4;
     let runs = interleaved(cases.len() + 1, settings.rounds(ROUNDS), |index| {
@@ -110,6 +111,14 @@ fn figures(cases: &[Case], runs: &[Vec<Vec<f64>>], null: &[f64]) -> Vec<Figure> 
             .map(|(made, let_go)| made + let_go)
             .collect();
         let text = format!("{} and its release", case.what);
+        figures.push(Figure::new(&text, Unit::Nanoseconds, &both));
+        let twice: Vec<f64> = null.iter().map(|null| 2.0 * null).collect();
+        let both: Vec<f64> = both
+            .iter()
+            .zip(&twice)
+            .map(|(both, twice)| both - twice)
+            .collect();
+        let text = format!("{text}, net of two null programs");
         figures.push(Figure::new(text, Unit::Nanoseconds, &both).at_most(600.0));
     }
     figures

@@ -67,6 +67,10 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
             &many,
             policy,
         ));
+        if policy == Policy::Random {
+            // Simulated nodes all draw the same numbers.
+            continue;
+        }
         let nodes = (0..settings.rounds(ROUNDS))
             .map(|round| nodes(policy, u32::try_from(round)? * NODES))
             .collect::<anyhow::Result<Vec<_>>>()?;

@@ -1,8 +1,8 @@
 //! A child process that times its own `connect()`, in whichever cgroup it is told to be.
 //!
 //! Both sides of a comparison are measured by this one process on one CPU, dialling its own
-//! listener: over loopback the whole handshake then happens inside `connect()`, and nobody else has
-//! to wake up. A socket belongs to the cgroup that its process was in when it was made.
+//! listeners: over loopback the whole handshake then happens inside `connect()`. A socket belongs to
+//! the cgroup that its process was in when it was made.
 
 use crate::world::run as run_program;
 use anyhow::{Context, bail};
@@ -35,6 +35,8 @@ pub struct Batch {
     pub connects: usize,
     /// Whether to ask for the peer's name on each connection, untimed.
     pub asks_peer: bool,
+    /// Whether it leads to [`Listening::served`].
+    pub is_served: bool,
 }
 
 /// Where the child listens.
@@ -44,6 +46,10 @@ pub struct Listening {
     pub v4: SocketAddr,
     /// On IPv6.
     pub v6: SocketAddr,
+    /// On IPv4, with a thread on another CPU that waits in `accept()`, as that of a server does:
+    /// `connect()` then includes waking it up. The other listeners are accepted from after each
+    /// `connect()`, by the thread that called it.
+    pub served: SocketAddr,
 }
 
 /// The child, from its parent's side.
@@ -111,6 +117,13 @@ fn read<T: for<'a> Deserialize<'a>>(answers: &mut impl BufRead) -> anyhow::Resul
 /// # Errors
 /// When a connect fails.
 pub fn serve() -> anyhow::Result<()> {
+    let served = TcpListener::bind("127.0.0.1:0").context("listen on 127.0.0.1")?;
+    let served_at = served.local_addr()?;
+    std::thread::spawn(move || {
+        pin(1);
+        // Dropping closes: every client has hung up by then or soon will.
+        served.incoming().for_each(drop);
+    });
     prefer_this_process();
     // All of 127.0.0.0/8, so that one listener can stand for many backends.
     let v4 = TcpListener::bind("0.0.0.0:0").context("listen on 0.0.0.0")?;
@@ -118,6 +131,7 @@ pub fn serve() -> anyhow::Result<()> {
     let listening = Listening {
         v4: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), v4.local_addr()?.port()),
         v6: v6.local_addr()?,
+        served: served_at,
     };
     answer(&listening)?;
     for line in std::io::stdin().lock().lines() {
@@ -125,7 +139,8 @@ pub fn serve() -> anyhow::Result<()> {
         enter(&batch.cgroup)?;
         let mapped = |ip: Ipv6Addr| ip.to_ipv4_mapped().is_some();
         let is_v6 = matches!(batch.to, SocketAddr::V6(to) if !mapped(*to.ip()));
-        let times = time(&batch, if is_v6 { &v6 } else { &v4 })
+        let own = if is_v6 { &v6 } else { &v4 };
+        let times = time(&batch, (!batch.is_served).then_some(own))
             .with_context(|| format!("connect to {}", batch.to))?;
         answer(&times)?;
     }
@@ -144,15 +159,20 @@ fn enter(cgroup: &Path) -> anyhow::Result<()> {
 /// One CPU, and before ordinary processes: what else the machine does is not what is measured.
 /// Without the permission or the tool for it the figures are only noisier.
 fn prefer_this_process() {
-    let mut cpus = CpuSet::new();
-    if cpus.set(0).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
-    }
+    pin(0);
     let pid = std::process::id().to_string();
-    let _ = run_program("chrt", &["--fifo", "--pid", "1", &pid]);
+    let _ = run_program("chrt", &["--all-tasks", "--fifo", "--pid", "1", &pid]);
 }
 
-fn time(batch: &Batch, listener: &TcpListener) -> anyhow::Result<Vec<f64>> {
+/// Keeps the calling thread on one CPU, if there is such a one.
+fn pin(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    if cpus.set(cpu).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+    }
+}
+
+fn time(batch: &Batch, listener: Option<&TcpListener>) -> anyhow::Result<Vec<f64>> {
     let family = if batch.to.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -175,7 +195,9 @@ fn time(batch: &Batch, listener: &TcpListener) -> anyhow::Result<Vec<f64>> {
             getpeername::<SockaddrStorage>(client.as_raw_fd())?;
         }
         drop(client);
-        drop(listener.accept()?);
+        if let Some(listener) = listener {
+            drop(listener.accept()?);
+        }
         #[expect(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
         times.push(elapsed.as_nanos() as f64);
     }
