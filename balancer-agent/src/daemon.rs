@@ -62,6 +62,8 @@ struct Daemon {
     wanted: watch::Sender<Wanted>,
     dns_health: DnsHealth,
     hooks_repaired: u64,
+    /// Whether much was allocated and freed since memory was given back.
+    memory_due: bool,
     reload_replies: Vec<oneshot::Sender<Answer>>,
 }
 
@@ -101,7 +103,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(update) = file_updates.recv() => daemon.file_changed(update),
             Some(event) = dns_events.recv() => daemon.observe(event, &mut dns_events),
             Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
-            _ = sweep.tick() => daemon.engine.sweep(),
+            _ = sweep.tick() => daemon.sweep(),
             _ = hook_check.tick() => daemon.check_hooks().await,
             signal = signals.next() => match signal {
                 signals::Signal::Reload => daemon.file.reload(),
@@ -152,6 +154,7 @@ impl Daemon {
             wanted,
             dns_health,
             hooks_repaired: 0,
+            memory_due: false,
             reload_replies: Vec::new(),
         })
     }
@@ -176,7 +179,15 @@ impl Daemon {
             differs
         });
         self.engine.settle(at);
-        memory::give_back();
+        self.memory_due = true;
+    }
+
+    /// What can wait for a quiet moment.
+    fn sweep(&mut self) {
+        self.engine.sweep();
+        if std::mem::take(&mut self.memory_due) {
+            memory::give_back();
+        }
     }
 
     /// Maps of another ABI version cannot be read: before they are left behind, DNS gets a moment
@@ -258,7 +269,10 @@ impl Daemon {
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let answer = match request {
-            Request::Status => self.status(),
+            Request::Status => {
+                self.memory_due = true;
+                self.status()
+            }
             Request::Reload => {
                 self.reload_replies.push(reply);
                 self.file.reload();
