@@ -130,10 +130,11 @@ impl Core {
     /// Takes an event in.
     pub fn observe(&mut self, event: Event) {
         self.totals.events += 1;
-        let snapshot = matches!(event, Event::Snapshot { .. });
+        let awaited = !self.observed.silent.is_empty();
         let dirty = self.observed.observe(event);
         self.unclaimed.extend(dirty);
-        if snapshot {
+        // Later snapshots tell by themselves which services left.
+        if awaited {
             self.part_with_undeclared();
         }
     }

@@ -2,6 +2,7 @@
 
 mod engine;
 mod log_forwarding;
+mod memory;
 mod signals;
 mod startup;
 
@@ -66,6 +67,8 @@ struct Daemon {
     wanted: watch::Sender<Wanted>,
     dns_health: DnsHealth,
     hooks_repaired: u64,
+    /// Whether much was allocated and freed since memory was given back.
+    memory_due: bool,
     reload_replies: Vec<oneshot::Sender<Answer>>,
 }
 
@@ -108,7 +111,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(update) = file_updates.recv() => daemon.file_changed(update),
             Some(event) = dns_events.recv() => daemon.observe(event, &mut dns_events),
             Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
-            _ = sweep.tick() => daemon.engine.sweep(),
+            _ = sweep.tick() => daemon.sweep(),
             _ = hook_check.tick() => daemon.check_hooks().await,
             signal = signals.next() => match signal {
                 signals::Signal::Reload => {
@@ -162,6 +165,7 @@ impl Daemon {
             wanted,
             dns_health,
             hooks_repaired: 0,
+            memory_due: false,
             reload_replies: Vec::new(),
         })
     }
@@ -169,14 +173,15 @@ impl Daemon {
     /// Applies a configuration: its services go to the core, its lookups to the DNS source.
     fn adopt(&mut self, config: Arc<Config>) {
         let at = Instant::now();
-        let services = config.services.clone();
+        // Nobody else has it by now, so that thousands of services need not be copied.
+        let config = Arc::try_unwrap(config).unwrap_or_else(|shared| (*shared).clone());
         self.engine.observe(Event::Snapshot {
             source: Source::File,
-            services,
+            services: config.services,
         });
         let lookups = self.engine.core.lookups().cloned().collect();
         let wanted = Wanted {
-            settings: config.dns.clone(),
+            settings: config.dns,
             lookups,
         };
         self.wanted.send_if_modified(|now| {
@@ -185,6 +190,15 @@ impl Daemon {
             differs
         });
         self.engine.settle(at);
+        self.memory_due = true;
+    }
+
+    /// What can wait for a quiet moment.
+    fn sweep(&mut self) {
+        self.engine.sweep();
+        if std::mem::take(&mut self.memory_due) {
+            memory::give_back();
+        }
     }
 
     /// Maps of another ABI version cannot be read: before they are left behind, DNS gets a moment
@@ -273,7 +287,10 @@ impl Daemon {
 
     fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let answer = match request {
-            Request::Status => self.status(),
+            Request::Status => {
+                self.memory_due = true;
+                self.status()
+            }
             Request::Reload => {
                 self.reload_replies.push(reply);
                 self.file.reload();

@@ -145,6 +145,23 @@ impl Fixture {
         Ok(self.loaded.maps.service_stats.get(&service, 0)?.0)
     }
 
+    /// Runs of a program by the kernel's statistics, and the nanoseconds that they took. Both stand
+    /// still unless statistics are on.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn runs(&self, program: &str) -> anyhow::Result<(u64, u64)> {
+        let chosen = &self.loaded.chosen;
+        let (_, variant) = chosen
+            .iter()
+            .find(|(name, _)| *name == program)
+            .with_context(|| format!("no program `{program}`"))?;
+        let program = self.loaded.ebpf.program(variant);
+        let info = program.context("a program that was loaded")?.info()?;
+        let ns = u64::try_from(info.run_time().as_nanos())?;
+        Ok((info.run_count(), ns))
+    }
+
     /// How many connections are tracked.
     ///
     /// # Errors

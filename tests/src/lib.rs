@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod backend;
+pub mod bench;
 pub mod capability;
 pub mod demo;
 pub mod dialer;

@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: the benchmarks, compiled as the user and run as root.
 
-use std::process::Command;
+mod docs;
+
+use std::{fs, process::Command};
 
 use anyhow::{Context as _, Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::{
     artifacts::{self, Executable},
@@ -19,9 +21,28 @@ use crate::{
 pub(crate) struct Options {
     /// The benchmarks to run; all if none is named.
     names: Vec<String>,
+    /// Rounds of each comparison; each benchmark has a number of its own.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// How to print the figures.
+    #[arg(long, value_enum, default_value_t)]
+    output: Output,
+    /// Replaces the tables of the benchmarks that ran in docs/performance.md.
+    #[arg(long)]
+    write_docs: bool,
     /// Passed on to each benchmark.
     #[arg(last = true)]
     arguments: Vec<String>,
+}
+
+/// How figures are printed.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Output {
+    /// A table for people.
+    #[default]
+    Table,
+    /// One JSON document for each benchmark, a line each.
+    Json,
 }
 
 /// Runs the command.
@@ -33,10 +54,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         artifacts::build(&mut cargo(&options.names))?,
         &options.names,
     )?;
+    // Made as the calling user, who can then remove what root writes there.
+    let saved = workspace::target().join("bench");
+    fs::create_dir_all(&saved).with_context(|| format!("create {}", saved.display()))?;
     let mut failed = Vec::new();
     for bench in &benches {
         process::say(format!("benchmark {}", bench.target));
+        let saved = saved.join(format!("{}.json", bench.target));
         let mut arguments = vec!["--bench".to_owned()];
+        arguments.extend(options.rounds.map(|rounds| format!("--rounds={rounds}")));
+        arguments.push(match options.output {
+            Output::Table => "--output=table".to_owned(),
+            Output::Json => "--output=json".to_owned(),
+        });
+        arguments.push(format!("--save={}", saved.display()));
         arguments.extend(options.arguments.iter().cloned());
         let variables = [workspace::agent_variable("release")];
         let mut command = privilege::as_root(
@@ -51,6 +82,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .with_context(|| format!("start `{}`", process::shown(&command)))?;
         if !status.success() {
             failed.push(format!("{} ({status})", bench.target));
+        } else if options.write_docs {
+            docs::write(&workspace::root().join("docs/performance.md"), &saved)?;
         }
     }
     if !failed.is_empty() {

@@ -7,14 +7,15 @@ use super::{
     problem::Problem,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
 };
 
 /// Everything that was told and still counts.
 #[derive(Debug, Default)]
 pub(super) struct Observed {
-    services: BTreeMap<ServiceName, BTreeMap<Source, Service>>,
+    // Hashed: a snapshot of thousands of services looks each of them up.
+    services: HashMap<ServiceName, BTreeMap<Source, Service>>,
     pub(super) sets: Sets,
     users: HashMap<Lookup, BTreeSet<ServiceName>>,
     /// Claimants of each frontend, the one that keeps it first.
@@ -39,7 +40,7 @@ impl Observed {
         let mut dirty = BTreeSet::new();
         match event {
             Event::Snapshot { source, services } => {
-                let named: BTreeSet<ServiceName> = services
+                let named: HashSet<ServiceName> = services
                     .iter()
                     .map(|service| service.name.clone())
                     .collect();
@@ -133,13 +134,16 @@ impl Observed {
         Some((*source, service))
     }
 
-    /// Every service, as the source declared it that keeps the name.
+    /// Every service by name, as the source declared it that keeps the name.
     pub(super) fn services(&self) -> impl Iterator<Item = (Source, &Service)> {
-        self.services.values().filter_map(|by_source| {
+        let kept = self.services.values().filter_map(|by_source| {
             by_source
                 .first_key_value()
                 .map(|(source, service)| (*source, service))
-        })
+        });
+        let mut kept: Vec<(Source, &Service)> = kept.collect();
+        kept.sort_unstable_by(|(_, one), (_, other)| one.name.cmp(&other.name));
+        kept.into_iter()
     }
 
     /// The DNS sets that services need.

@@ -121,8 +121,9 @@ pub struct FileSource {
     handle: FileHandle,
     /// What was told last, so that it is not told again.
     told: Option<Told>,
-    /// What the agent has run with since its start.
-    running: Option<Arc<Config>>,
+    /// The settings that the agent has run with since its start; their services may be many, and are
+    /// not kept.
+    running: Option<Config>,
     /// The last failure to watch, so that it is logged once.
     unwatched: Option<String>,
 }
@@ -254,7 +255,9 @@ impl FileSource {
                 self.told = Some(Told::Loaded(hash));
                 self.handle.counts.loaded.fetch_add(1, Ordering::Relaxed);
                 let config = Arc::<Config>::from(config);
-                let running = self.running.get_or_insert_with(|| Arc::clone(&config));
+                let running = self
+                    .running
+                    .get_or_insert_with(|| config.without_services());
                 let restart_needed = config.restart_needed(running);
                 Some(FileUpdate::Loaded {
                     config,
