@@ -18,10 +18,7 @@ fn main() -> ExitCode {
     match fs::copy(&object, copy) {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!(
-                "error: the compiled kernel programs at {}: {error}",
-                object.display()
-            );
+            eprintln!("error: the compiled kernel programs at {}: {error}", object.display());
             eprintln!("hint: run `cargo xtask build` once, or set {VARIABLE} to a compiled object");
             ExitCode::FAILURE
         }
@@ -34,9 +31,7 @@ fn object() -> PathBuf {
     if let Some(path) = env::var_os(VARIABLE) {
         return path.into();
     }
-    let manifest = env::var_os("CARGO_MANIFEST_DIR")
-        .map(PathBuf::from)
-        .unwrap_or_default();
+    let manifest = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
     let workspace = manifest.parent().unwrap_or(&manifest);
     let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     workspace.join(target).join("bpf").join("balancer.o")

@@ -129,10 +129,7 @@ impl Status {
         if !self.self_test.passed {
             let SelfTest { detail, hint, .. } = &self.self_test;
             let hint = hint.as_ref().map(|hint| format!("; hint: {hint}"));
-            complaints.push(format!(
-                "the self-test failed: {detail}{}",
-                hint.unwrap_or_default()
-            ));
+            complaints.push(format!("the self-test failed: {detail}{}", hint.unwrap_or_default()));
         }
         if let Some(error) = &self.config.rejected {
             complaints.push(format!("the configuration file is refused: {error}"));

@@ -33,12 +33,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version go to standard output, mistakes to standard error.
             let _ = error.print();
-            return if error.use_stderr() {
-                Exit::Usage
-            } else {
-                Exit::Ok
-            }
-            .into();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
         }
     };
     match dispatch(arguments) {

@@ -100,16 +100,9 @@ impl Config {
     pub fn restart_needed(&self, running: &Self) -> Vec<&'static str> {
         let differences = [
             ("limits", self.limits != running.limits),
-            (
-                "log.datapath-level",
-                self.datapath_log_level != running.datapath_log_level,
-            ),
+            ("log.datapath-level", self.datapath_log_level != running.datapath_log_level),
         ];
-        differences
-            .into_iter()
-            .filter(|(_, differs)| *differs)
-            .map(|(key, _)| key)
-            .collect()
+        differences.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
 
     fn read(&mut self, root: &Node<'_>, problems: &mut Problems) {
@@ -147,9 +140,6 @@ fn version(node: &Node<'_>) -> Result<(), Cause> {
     match node.value {
         Value::Integer(version) if version == i64::from(CONFIG_VERSION) => Ok(()),
         Value::Integer(version) => Err(Cause::Version { version }),
-        _ => Err(Cause::Kind {
-            expected: "`1` without quotes",
-            found: node.found(),
-        }),
+        _ => Err(Cause::Kind { expected: "`1` without quotes", found: node.found() }),
     }
 }

@@ -111,18 +111,10 @@ impl Core {
         let (kernel, suspects) = Kernel::adopt(self.kernel.limits, state);
         self.kernel = kernel;
         self.suspects = suspects;
-        self.unclaimed.extend(
-            self.observed
-                .services()
-                .map(|(_, service)| service.name.clone()),
-        );
+        self.unclaimed.extend(self.observed.services().map(|(_, service)| service.name.clone()));
         let nameless = |held: &kernel::Held| held.name.is_none() && held.is_valid();
         let services = self.kernel.services.iter();
-        self.leaving.extend(
-            services
-                .filter(|(_, held)| nameless(held))
-                .map(|(id, _)| *id),
-        );
+        self.leaving.extend(services.filter(|(_, held)| nameless(held)).map(|(id, _)| *id));
         self.tidy_due = true;
         self.part_with_undeclared();
     }
@@ -175,12 +167,7 @@ impl Core {
 
     /// Takes a change back, with the number of its writes that landed.
     pub fn applied(&mut self, change: Change, landed: usize) {
-        let Change {
-            service,
-            writes,
-            reservation,
-            ..
-        } = change;
+        let Change { service, writes, reservation, .. } = change;
         let landed = landed.min(writes.len());
         for write in &writes[..landed] {
             self.kernel.land(write);
@@ -209,11 +196,7 @@ impl Core {
         self.tidy_due = true;
         let nameless = |held: &kernel::Held| held.name.is_none() && held.is_valid();
         let services = self.kernel.services.iter();
-        self.leaving.extend(
-            services
-                .filter(|(_, held)| nameless(held))
-                .map(|(id, _)| *id),
-        );
+        self.leaving.extend(services.filter(|(_, held)| nameless(held)).map(|(id, _)| *id));
     }
 
     /// The DNS sets that the declared services need.
@@ -228,8 +211,7 @@ impl Core {
 
     /// Whether a declared service needs a DNS set that nobody has told of yet.
     pub fn waits(&self) -> bool {
-        self.lookups()
-            .any(|lookup| !self.observed.sets.contains_key(lookup))
+        self.lookups().any(|lookup| !self.observed.sets.contains_key(lookup))
     }
 
     /// Whether something failed and waits for [`Core::retry`].
@@ -243,9 +225,7 @@ impl Core {
         problems.extend(self.refused.values().cloned());
         for (_, service) in self.observed.services() {
             if service.policy == Policy::LeastConnection && !service.tracked {
-                problems.push(Problem::Untracked {
-                    service: service.name.clone(),
-                });
+                problems.push(Problem::Untracked { service: service.name.clone() });
             }
         }
         problems.sort_unstable();
@@ -268,21 +248,14 @@ impl Core {
         self.refused.remove(name);
         let Some(desired) = self.desired(name) else {
             let id = self.kernel.by_name.get(name);
-            self.leaving
-                .extend(id.filter(|_| self.observed.silent.is_empty()));
+            self.leaving.extend(id.filter(|_| self.observed.silent.is_empty()));
             return None;
         };
         let moving = self.moving_frontends(name, &desired);
         self.kernel.strays.extend(&moving);
         self.tidy_due |= !moving.is_empty();
         let force = self.suspects.contains(name);
-        let request = Request {
-            name,
-            desired: &desired,
-            force,
-            node_rank: self.node_rank,
-            moving,
-        };
+        let request = Request { name, desired: &desired, force, node_rank: self.node_rank, moving };
         match plan::update(&mut self.kernel, &request) {
             Ok(change) => change,
             Err(problem) => {
@@ -305,9 +278,7 @@ impl Core {
                 for backend in reduced.backends.values_mut() {
                     backend.state = EndpointState::Draining;
                 }
-                plan::update(&mut self.kernel, &request.with(&reduced))
-                    .ok()
-                    .flatten()
+                plan::update(&mut self.kernel, &request.with(&reduced)).ok().flatten()
             }
         }
     }
@@ -359,14 +330,8 @@ impl Core {
 
     fn current_room(&self) -> [u64; 5] {
         let kernel = &self.kernel;
-        let frontends = |v4| {
-            u64::from(
-                kernel
-                    .limits
-                    .frontends
-                    .saturating_sub(kernel.frontend_count(v4)),
-            )
-        };
+        let frontends =
+            |v4| u64::from(kernel.limits.frontends.saturating_sub(kernel.frontend_count(v4)));
         [
             kernel.services_available(),
             kernel.backend_ids.available(),
@@ -377,9 +342,6 @@ impl Core {
     }
 
     fn has_more_room(&self) -> bool {
-        self.current_room()
-            .iter()
-            .zip(self.room)
-            .any(|(now, then)| *now > then)
+        self.current_room().iter().zip(self.room).any(|(now, then)| *now > then)
     }
 }

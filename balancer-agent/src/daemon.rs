@@ -146,20 +146,14 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let maps = started.take_maps()?;
         let engine = Engine::new(maps, config)?;
-        let config_status = ConfigStatus {
-            path: options.config.clone(),
-            ..ConfigStatus::default()
-        };
+        let config_status =
+            ConfigStatus { path: options.config.clone(), ..ConfigStatus::default() };
         Ok(Self {
             options,
             started_at: Instant::now(),
             started,
             engine,
-            self_test: SelfTest {
-                passed: false,
-                detail: "it has not run yet".into(),
-                hint: None,
-            },
+            self_test: SelfTest { passed: false, detail: "it has not run yet".into(), hint: None },
             config_status,
             file,
             wanted,
@@ -175,15 +169,9 @@ impl Daemon {
         let at = Instant::now();
         // Nobody else has it by now, so that thousands of services need not be copied.
         let config = Arc::try_unwrap(config).unwrap_or_else(|shared| (*shared).clone());
-        self.engine.observe(Event::Snapshot {
-            source: Source::File,
-            services: config.services,
-        });
+        self.engine.observe(Event::Snapshot { source: Source::File, services: config.services });
         let lookups = self.engine.core.lookups().cloned().collect();
-        let wanted = Wanted {
-            settings: config.dns,
-            lookups,
-        };
+        let wanted = Wanted { settings: config.dns, lookups };
         self.wanted.send_if_modified(|now| {
             let differs = *now != wanted;
             *now = wanted;
@@ -243,10 +231,7 @@ impl Daemon {
     fn file_changed(&mut self, update: FileUpdate) {
         self.config_status.rejections = self.file.rejected();
         let answer = match update {
-            FileUpdate::Loaded {
-                config,
-                restart_needed,
-            } => {
+            FileUpdate::Loaded { config, restart_needed } => {
                 self.config_status.rejected = None;
                 self.config_status.restart_needed =
                     restart_needed.iter().map(|key| (*key).to_owned()).collect();
@@ -261,9 +246,7 @@ impl Daemon {
             FileUpdate::Rejected(error) => {
                 tracing::error!(%error, "configuration refused; the last good one stays in force");
                 self.config_status.rejected = Some(error.to_string());
-                Answer::Failed {
-                    error: error.to_string(),
-                }
+                Answer::Failed { error: error.to_string() }
             }
         };
         for reply in self.reload_replies.drain(..) {
@@ -296,9 +279,7 @@ impl Daemon {
                 self.file.reload();
                 return;
             }
-            Request::Trace => Answer::Failed {
-                error: "traces do not come this way".into(),
-            },
+            Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
         };
         let _ = reply.send(answer);
     }
@@ -309,9 +290,7 @@ impl Daemon {
         let dns = serde_json::to_value(self.dns_health.snapshot());
         let desired = serde_json::to_value(self.engine.core.report());
         let (Ok(dns), Ok(desired)) = (dns, desired) else {
-            return Answer::Failed {
-                error: "the status cannot be written as JSON".into(),
-            };
+            return Answer::Failed { error: "the status cannot be written as JSON".into() };
         };
         Answer::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -321,13 +300,7 @@ impl Daemon {
             datapath,
             self_test: self.self_test.clone(),
             desired,
-            problems: self
-                .engine
-                .core
-                .problems()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
             differences: self.engine.differences(),
             dns,
             work: self.engine.work(),
@@ -346,19 +319,12 @@ impl Daemon {
             return;
         }
         if !missing.is_empty() {
-            tracing::error!(
-                hooks = missing.join(", "),
-                "hooks are gone; attaching them again"
-            );
+            tracing::error!(hooks = missing.join(", "), "hooks are gone; attaching them again");
             self.hooks_repaired += missing.len() as u64;
         }
         if let Err(error) = self.take_over().await {
             tracing::error!("{error:#}");
-            self.self_test = SelfTest {
-                passed: false,
-                detail: format!("{error:#}"),
-                hint: None,
-            };
+            self.self_test = SelfTest { passed: false, detail: format!("{error:#}"), hint: None };
         }
     }
 }

@@ -1,10 +1,7 @@
 //! The DNS source against real DNS servers on the loopback interface. Each test has servers of its
 //! own, on ports of their own; tests await queries and events instead of time.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test may panic over what it wrote itself"
-)]
+#![expect(clippy::unwrap_used, reason = "a test may panic over what it wrote itself")]
 
 #[path = "dns/failures.rs"]
 mod failures;

@@ -18,20 +18,14 @@ use storm::Storm;
 const STEPS: u32 = 300;
 const FIXED_SEEDS: std::ops::Range<u64> = 0..16;
 /// Seeds that found a fault once.
-const FORMER_SEEDS: [u64; 3] = [
-    9_923_006_925_026_803_571,
-    12_922_910_086_881_785_329,
-    8_862_643_316_023_191_307,
-];
+const FORMER_SEEDS: [u64; 3] =
+    [9_923_006_925_026_803_571, 12_922_910_086_881_785_329, 8_862_643_316_023_191_307];
 const FRESH_SEEDS: usize = 32;
 
 #[test]
 fn no_storm_leaves_the_kernel_wrong() {
     let seeds: Vec<u64> = if let Ok(seed) = std::env::var("BALANCER_SEED") {
-        vec![
-            seed.parse()
-                .expect("BALANCER_SEED must be a number, for example 42"),
-        ]
+        vec![seed.parse().expect("BALANCER_SEED must be a number, for example 42")]
     } else {
         let fresh = std::iter::repeat_with(rand::random::<u64>).take(FRESH_SEEDS);
         FIXED_SEEDS.chain(FORMER_SEEDS).chain(fresh).collect()
@@ -74,8 +68,5 @@ fn one_change_among_ten_thousand_services_is_planned_alone() {
         let change = crowd.change_one(round);
         assert!(change.writes.len() < 20, "{change:#?}");
     }
-    println!(
-        "{} us per change",
-        started.elapsed().as_micros() / u128::from(rounds)
-    );
+    println!("{} us per change", started.elapsed().as_micros() / u128::from(rounds));
 }

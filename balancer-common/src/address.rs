@@ -19,36 +19,22 @@ pub struct Address(pub [u32; 4]);
 impl Address {
     /// The IPv4-mapped form of `address_be` (network byte order).
     #[inline(always)]
-    #[expect(
-        clippy::inline_always,
-        reason = "kernel programs must not call out for a copy"
-    )]
+    #[expect(clippy::inline_always, reason = "kernel programs must not call out for a copy")]
     pub const fn from_v4(address_be: u32) -> Self {
         Self([0, 0, MAPPED_PREFIX_BE, address_be])
     }
 
     /// The IPv4 address in network byte order, if this is an IPv4-mapped address.
     #[inline(always)]
-    #[expect(
-        clippy::inline_always,
-        reason = "kernel programs must not call out for a compare"
-    )]
+    #[expect(clippy::inline_always, reason = "kernel programs must not call out for a compare")]
     pub const fn to_v4(self) -> Option<u32> {
         let [a, b, c, d] = self.0;
-        if a | b == 0 && c == MAPPED_PREFIX_BE {
-            Some(d)
-        } else {
-            None
-        }
+        if a | b == 0 && c == MAPPED_PREFIX_BE { Some(d) } else { None }
     }
 
     /// [`FAMILY_V4`] for an IPv4-mapped address, else [`FAMILY_V6`].
     pub const fn family(self) -> u16 {
-        if self.to_v4().is_some() {
-            FAMILY_V4
-        } else {
-            FAMILY_V6
-        }
+        if self.to_v4().is_some() { FAMILY_V4 } else { FAMILY_V6 }
     }
 }
 

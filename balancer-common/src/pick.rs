@@ -5,20 +5,10 @@ pub const SCAN_SLOTS_MAX: u32 = 16;
 
 /// The slot that a cursor stands on.
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "kernel programs must not call out for arithmetic"
-)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the remainder is below a u32"
-)]
+#[expect(clippy::inline_always, reason = "kernel programs must not call out for arithmetic")]
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below a u32")]
 pub const fn slot_of_cursor(cursor: u64, slots: u32) -> u32 {
-    if slots == 0 {
-        0
-    } else {
-        (cursor % slots as u64) as u32
-    }
+    if slots == 0 { 0 } else { (cursor % slots as u64) as u32 }
 }
 
 /// Spreads neighbouring keys over all 64 bits (the finaliser of `SplitMix64`, Steele et al. 2014).
@@ -26,10 +16,7 @@ pub const fn slot_of_cursor(cursor: u64, slots: u32) -> u32 {
 /// Cgroup ids are small consecutive numbers; a table lookup by their remainder would put
 /// neighbours next to each other.
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "kernel programs must not call out for arithmetic"
-)]
+#[expect(clippy::inline_always, reason = "kernel programs must not call out for arithmetic")]
 pub const fn mix(key: u64) -> u64 {
     let key = key.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let key = (key ^ (key >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -49,10 +36,7 @@ pub struct Load {
 impl Load {
     /// Whether one more connection would load this candidate less than the other, for its weight.
     #[inline(always)]
-    #[expect(
-        clippy::inline_always,
-        reason = "kernel programs must not call out for a compare"
-    )]
+    #[expect(clippy::inline_always, reason = "kernel programs must not call out for a compare")]
     pub const fn is_below(self, other: Self) -> bool {
         let (own_weight, other_weight) = (self.weight as u64, other.weight as u64);
         // Connection counts are bounded by the flow table, weights by the configuration: neither
@@ -72,10 +56,7 @@ impl Load {
 /// random (`random`), the "power of two choices" (Mitzenmacher 2001; Envoy's least-request).
 /// `load_of` returns `None` for a slot that cannot be used.
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "the closure must be inlined for the verifier"
-)]
+#[expect(clippy::inline_always, reason = "the closure must be inlined for the verifier")]
 pub fn least_loaded(
     cursor: u64,
     random: u32,
@@ -90,11 +71,7 @@ pub fn least_loaded(
     let mut best_load = load_of(first);
     if slots > SCAN_SLOTS_MAX {
         let second = slot_of_cursor(first as u64 + 1 + (random % (slots - 1)) as u64, slots);
-        return if is_better(load_of(second), best_load) {
-            second
-        } else {
-            first
-        };
+        return if is_better(load_of(second), best_load) { second } else { first };
     }
     // VERIFIER: a constant bound; loops with one are accepted from Linux 5.3 on. Each slot is derived
     // anew from the first: a running position that wraps would have as many states as slots.
@@ -114,10 +91,7 @@ pub fn least_loaded(
 }
 
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "kernel programs must not call out for a compare"
-)]
+#[expect(clippy::inline_always, reason = "kernel programs must not call out for a compare")]
 fn is_better(candidate: Option<Load>, best: Option<Load>) -> bool {
     match (candidate, best) {
         (Some(candidate), Some(best)) => candidate.is_below(best),
@@ -137,10 +111,7 @@ mod tests {
         for cursor in 0..count {
             let slots = u32::try_from(weights.len()).unwrap();
             let slot = least_loaded(cursor, 7, slots, |slot| {
-                Some(Load {
-                    active: active[slot as usize],
-                    weight: weights[slot as usize],
-                })
+                Some(Load { active: active[slot as usize], weight: weights[slot as usize] })
             });
             active[slot as usize] += 1;
         }
@@ -156,12 +127,7 @@ mod tests {
 
     #[test]
     fn unusable_slots_are_passed_over() {
-        let only_third = |slot| {
-            (slot == 2).then_some(Load {
-                active: 9,
-                weight: 1,
-            })
-        };
+        let only_third = |slot| (slot == 2).then_some(Load { active: 9, weight: 1 });
         assert_eq!(least_loaded(0, 0, 4, only_third), 2);
     }
 

@@ -36,10 +36,7 @@ impl Affinity {
     /// Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds` counts from the client's last
     /// connection, so each use renews it.
     #[inline(always)]
-    #[expect(
-        clippy::inline_always,
-        reason = "kernel programs must not call out for a compare"
-    )]
+    #[expect(clippy::inline_always, reason = "kernel programs must not call out for a compare")]
     pub const fn holds(&self, now_ns: u64, affinity_s: u32) -> bool {
         now_ns.wrapping_sub(self.used_ns) < affinity_s as u64 * 1_000_000_000
     }

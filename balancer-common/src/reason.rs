@@ -99,11 +99,7 @@ mod tests {
         for (code, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, code);
             assert_eq!(Reason::from_code(*reason as u32), Some(*reason));
-            assert!(
-                names.insert(reason.name()),
-                "{} stands twice",
-                reason.name()
-            );
+            assert!(names.insert(reason.name()), "{} stands twice", reason.name());
         }
         assert!(Reason::ALL.len() <= REASONS_MAX);
         assert_eq!(Reason::from_code(u32::MAX), None);

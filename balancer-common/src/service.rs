@@ -120,9 +120,7 @@ impl ServiceName {
     /// Holds `name`, or `None` if it is longer than [`SERVICE_NAME_BYTES`].
     pub fn new(name: &str) -> Option<Self> {
         let mut bytes = [0; SERVICE_NAME_BYTES];
-        bytes
-            .get_mut(..name.len())?
-            .copy_from_slice(name.as_bytes());
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
         Some(Self { bytes })
     }
 }
@@ -130,11 +128,7 @@ impl ServiceName {
 #[cfg(any(test, feature = "std"))]
 impl std::fmt::Display for ServiceName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let end = self
-            .bytes
-            .iter()
-            .position(|b| *b == 0)
-            .unwrap_or(SERVICE_NAME_BYTES);
+        let end = self.bytes.iter().position(|b| *b == 0).unwrap_or(SERVICE_NAME_BYTES);
         f.write_str(&String::from_utf8_lossy(&self.bytes[..end]))
     }
 }

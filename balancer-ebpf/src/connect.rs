@@ -24,11 +24,7 @@ pub(crate) fn v4<const FETCH: bool>(ctx: &SockAddrContext) {
     }
     let address_be = context::address_v4(ctx);
     let port_be = context::port_be(ctx);
-    let key = FrontendKeyV4 {
-        address_be,
-        port_be,
-        reserved: 0,
-    };
+    let key = FrontendKeyV4 { address_be, port_be, reserved: 0 };
     let Some(service) = lookup::frontend_v4(&key) else {
         return lookup::count(Reason::NotFrontend);
     };
@@ -45,16 +41,10 @@ pub(crate) fn v6<const FETCH: bool>(ctx: &SockAddrContext) {
     let frontend = context::address_v6(ctx);
     let port_be = context::port_be(ctx);
     let service = match frontend.to_v4() {
-        Some(address_be) => lookup::frontend_v4(&FrontendKeyV4 {
-            address_be,
-            port_be,
-            reserved: 0,
-        }),
-        None => lookup::frontend_v6(&FrontendKeyV6 {
-            address: frontend,
-            port_be,
-            reserved: 0,
-        }),
+        Some(address_be) => {
+            lookup::frontend_v4(&FrontendKeyV4 { address_be, port_be, reserved: 0 })
+        }
+        None => lookup::frontend_v6(&FrontendKeyV6 { address: frontend, port_be, reserved: 0 }),
     };
     let Some(service) = service else {
         return lookup::count(Reason::NotFrontend);
@@ -70,13 +60,8 @@ fn balance<const FETCH: bool>(
     family: u16,
     service: u32,
 ) {
-    let mut subject = Subject {
-        frontend,
-        frontend_port_be,
-        family,
-        service,
-        pick: Pick::default(),
-    };
+    let mut subject =
+        Subject { frontend, frontend_port_be, family, service, pick: Pick::default() };
     let reason = match try_balance::<FETCH>(ctx, family, &mut subject) {
         Ok(reason) => {
             debug!(
@@ -91,10 +76,7 @@ fn balance<const FETCH: bool>(
         }
         Err(reason) => {
             lookup::count_untouched(service);
-            warn!(
-                ctx,
-                "service {}: left untouched, reason {}", service, reason as u32
-            );
+            warn!(ctx, "service {}: left untouched, reason {}", service, reason as u32);
             reason
         }
     };
@@ -116,11 +98,7 @@ fn try_balance<const FETCH: bool>(
         return Err(Reason::ServiceMissing);
     }
     let pod = context::current_pod();
-    let key = PodServiceKey {
-        pod,
-        service: subject.service,
-        reserved: 0,
-    };
+    let key = PodServiceKey { pod, service: subject.service, reserved: 0 };
     let frontend_family = subject.frontend.family();
     let reason = pick::pick::<FETCH>(service, &key, frontend_family, &mut subject.pick);
     if reason.effect() != Effect::Balanced {

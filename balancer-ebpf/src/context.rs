@@ -62,13 +62,7 @@ pub(crate) fn set_socket_option(
 ) -> Result<(), ()> {
     // SAFETY: the kernel copies four bytes from `value` before the call returns.
     let rc = unsafe {
-        bpf_setsockopt(
-            ctx.as_ptr(),
-            level,
-            option,
-            (&raw const value).cast_mut().cast(),
-            4,
-        )
+        bpf_setsockopt(ctx.as_ptr(), level, option, (&raw const value).cast_mut().cast(), 4)
     };
     if rc == 0 { Ok(()) } else { Err(()) }
 }

@@ -22,18 +22,14 @@ const CHUNK_SLOTS_U32: u32 = CHUNK_SLOTS as u32;
 pub(crate) fn frontend_v4(key: &FrontendKeyV4) -> Option<u32> {
     // SAFETY: the value is copied at once. An entry that is recycled meanwhile names another
     // frontend's service, as if the dial had come a moment later.
-    maps::FRONTENDS_V4
-        .get_ptr(key)
-        .map(|frontend| unsafe { (*frontend).service })
+    maps::FRONTENDS_V4.get_ptr(key).map(|frontend| unsafe { (*frontend).service })
 }
 
 /// The service that an IPv6 frontend stands for.
 #[inline(always)]
 pub(crate) fn frontend_v6(key: &FrontendKeyV6) -> Option<u32> {
     // SAFETY: as in `frontend_v4`.
-    maps::FRONTENDS_V6
-        .get_ptr(key)
-        .map(|frontend| unsafe { (*frontend).service })
+    maps::FRONTENDS_V6.get_ptr(key).map(|frontend| unsafe { (*frontend).service })
 }
 
 /// A service record that the agent may be changing.
@@ -102,18 +98,14 @@ pub(crate) fn slot(chunk: u32, slot: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn backend(id: u32) -> Option<Backend> {
     // SAFETY: array values stay valid; the read is volatile since the agent writes them.
-    maps::BACKENDS
-        .get_ptr(id)
-        .map(|backend| unsafe { ptr::read_volatile(backend) })
+    maps::BACKENDS.get_ptr(id).map(|backend| unsafe { ptr::read_volatile(backend) })
 }
 
 /// A backend's weight.
 #[inline(always)]
 pub(crate) fn backend_weight(id: u32) -> Option<u32> {
     // SAFETY: as in `backend`.
-    maps::BACKENDS
-        .get_ptr(id)
-        .map(|it| unsafe { ptr::read_volatile(&raw const (*it).weight) })
+    maps::BACKENDS.get_ptr(id).map(|it| unsafe { ptr::read_volatile(&raw const (*it).weight) })
 }
 
 /// A backend's number of live connections.
@@ -221,9 +213,7 @@ pub(crate) fn next_cursor<const FETCH: bool>(key: &PodServiceKey) -> u64 {
 #[inline(always)]
 pub(crate) fn affinity(key: &PodServiceKey) -> Option<Affinity> {
     // SAFETY: copied at once; the copy is compared with the backend's record before it is used.
-    maps::AFFINITIES
-        .get_ptr(key)
-        .map(|affinity| unsafe { ptr::read_volatile(affinity) })
+    maps::AFFINITIES.get_ptr(key).map(|affinity| unsafe { ptr::read_volatile(affinity) })
 }
 
 /// Remembers or renews a pod's affinity.
@@ -237,9 +227,7 @@ pub(crate) fn remember_affinity(key: &PodServiceKey, affinity: &Affinity) {
 pub(crate) fn flow(cookie: u64) -> Option<Flow> {
     // SAFETY: copied at once, field by field. A cookie is never used again, and only its own
     // socket's hooks delete it.
-    maps::FLOWS
-        .get_ptr(cookie)
-        .map(|flow| unsafe { ptr::read_volatile(flow) })
+    maps::FLOWS.get_ptr(cookie).map(|flow| unsafe { ptr::read_volatile(flow) })
 }
 
 /// Changes the flow of a socket in place, from a hook that holds the socket's lock.

@@ -19,9 +19,7 @@ pub(crate) fn v4(ctx: &SockAddrContext) {
 /// For AF_INET6 sockets; IPv4 frontends appear IPv4-mapped, as they were dialled.
 #[inline(always)]
 pub(crate) fn v6(ctx: &SockAddrContext) {
-    let _ = restore(ctx, |address, port_be| {
-        context::rewrite_v6(ctx, address, port_be)
-    });
+    let _ = restore(ctx, |address, port_be| context::rewrite_v6(ctx, address, port_be));
 }
 
 #[inline(always)]

@@ -47,11 +47,7 @@ fn pick_from<const FETCH: bool>(
     family: u16,
     pick: &mut Pick,
 ) -> Reason {
-    let schedule = if family == FAMILY_V4 {
-        bank.v4
-    } else {
-        bank.v6
-    };
+    let schedule = if family == FAMILY_V4 { bank.v4 } else { bank.v6 };
     if schedule.slots == 0 || schedule.slots > SCHEDULE_SLOTS_MAX {
         return Reason::NoBackend;
     }
@@ -69,11 +65,7 @@ fn pick_from<const FETCH: bool>(
     lead_to(id, &backend, pick);
     if bank.affinity_s != 0 {
         let used_ns = context::now_ns();
-        let affinity = Affinity {
-            used_ns,
-            backend: id,
-            incarnation: backend.incarnation,
-        };
+        let affinity = Affinity { used_ns, backend: id, incarnation: backend.incarnation };
         lookup::remember_affinity(key, &affinity);
     }
     Reason::Picked
@@ -111,10 +103,7 @@ pub extern "C" fn least_connection(chunk: u32, slots: u32, cursor: u64) -> u32 {
     pick::least_loaded(cursor, context::random(), slots, |slot| {
         let id = lookup::slot(chunk, slot)?;
         let active = lookup::backend_active(id)?;
-        Some(Load {
-            active,
-            weight: lookup::backend_weight(id)?,
-        })
+        Some(Load { active, weight: lookup::backend_weight(id)? })
     })
 }
 

@@ -41,9 +41,7 @@ fn one_size(services: usize, rounds: usize) -> anyhow::Result<Vec<Figure>> {
         let before = generation()?;
         let changes = agent.status()?.work.changes;
         let renamed = agent.configure(&text)?;
-        wait_for("the changed backend", || {
-            Ok((generation()? != before).then_some(()))
-        })?;
+        wait_for("the changed backend", || Ok((generation()? != before).then_some(())))?;
         whole.push(renamed.elapsed().as_secs_f64() * 1e3);
         // The last write follows the flip.
         let us = wait_for("the end of the change", || {
@@ -62,11 +60,7 @@ fn one_size(services: usize, rounds: usize) -> anyhow::Result<Vec<Figure>> {
     };
     let core = figure("from the event to the last map write", &core);
     Ok(vec![
-        if services == SIZES[2] {
-            core.at_most(BAR_MS)
-        } else {
-            core
-        },
+        if services == SIZES[2] { core.at_most(BAR_MS) } else { core },
         figure("from the file's rename to the changed map", &whole),
         figure("of which parsing the file, alone", &parse),
     ])

@@ -66,22 +66,10 @@ fn compare(
     let p50 = |index: usize| -> Vec<f64> { times[index].iter().map(|(p50, _)| *p50).collect() };
     let p99 = |index: usize| -> Vec<f64> { times[index].iter().map(|(_, p99)| *p99).collect() };
     let micros = |nanos: Vec<f64>| -> Vec<f64> { nanos.iter().map(|ns| ns / 1e3).collect() };
-    let server = if is_served {
-        "server waits in accept()"
-    } else {
-        "nobody waits"
-    };
+    let server = if is_served { "server waits in accept()" } else { "nobody waits" };
     let mut figures = vec![
-        Figure::new(
-            format!("{server}: direct, p50"),
-            Unit::Microseconds,
-            &micros(p50(0)),
-        ),
-        Figure::new(
-            format!("{server}: direct, p99"),
-            Unit::Microseconds,
-            &micros(p99(0)),
-        ),
+        Figure::new(format!("{server}: direct, p50"), Unit::Microseconds, &micros(p50(0))),
+        Figure::new(format!("{server}: direct, p99"), Unit::Microseconds, &micros(p99(0))),
     ];
     for (index, Variant { what, bars, .. }) in variants.iter().enumerate().skip(1) {
         let quantiles = [("p50", p50(index), p50(0)), ("p99", p99(index), p99(0))];
@@ -104,27 +92,15 @@ fn variants(fixture: &mut Fixture, direct: SocketAddr, used: u8) -> anyhow::Resu
     let vip = |last| SocketAddr::new(Ipv4Addr::new(10, 96, 0, used + last).into(), 80);
     let (tracked, untracked) = (vip(1), vip(2));
     fixture.serve(ServiceSpec::new(tracked, [direct]))?;
-    fixture.serve(ServiceSpec {
-        tracked: false,
-        ..ServiceSpec::new(untracked, [direct])
-    })?;
+    fixture.serve(ServiceSpec { tracked: false, ..ServiceSpec::new(untracked, [direct]) })?;
     let pod = fixture.world().pod("pod")?;
     let outside = outside(fixture)?;
-    let variant = |what, cgroup: &PathBuf, to, bars| Variant {
-        what,
-        cgroup: cgroup.clone(),
-        to,
-        bars,
-    };
+    let variant =
+        |what, cgroup: &PathBuf, to, bars| Variant { what, cgroup: cgroup.clone(), to, bars };
     Ok(vec![
         variant("direct", &outside, direct, None),
         variant("hit, tracked / direct", &pod, tracked, Some((1.05, 1.2))),
-        variant(
-            "hit, untracked / direct",
-            &pod,
-            untracked,
-            Some((1.03, 1.2)),
-        ),
+        variant("hit, untracked / direct", &pod, untracked, Some((1.03, 1.2))),
         variant("miss / direct", &pod, direct, Some((1.05, 1.2))),
         variant("control: direct / direct", &outside, direct, None),
     ])
@@ -133,7 +109,5 @@ fn variants(fixture: &mut Fixture, direct: SocketAddr, used: u8) -> anyhow::Resu
 /// The cgroup around the balanced one, in which no program of ours runs.
 fn outside(fixture: &Fixture) -> anyhow::Result<PathBuf> {
     let parent = fixture.world().cgroup().parent();
-    parent
-        .map(PathBuf::from)
-        .ok_or_else(|| anyhow::anyhow!("the balanced cgroup has no parent"))
+    parent.map(PathBuf::from).ok_or_else(|| anyhow::anyhow!("the balanced cgroup has no parent"))
 }

@@ -72,11 +72,7 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
         let before = read(&fixture)?;
         dialer.time(&batch(&pod, case.to))?;
         let after = read(&fixture)?;
-        Ok(before
-            .into_iter()
-            .zip(after)
-            .map(|(before, after)| per_run(before, after))
-            .collect())
+        Ok(before.into_iter().zip(after).map(|(before, after)| per_run(before, after)).collect())
     })?;
     let null: Vec<f64> = runs[cases.len()].iter().map(|round| round[0]).collect();
     Ok(figures(&cases, &runs, &null))
@@ -105,19 +101,11 @@ fn figures(cases: &[Case], runs: &[Vec<Vec<f64>>], null: &[f64]) -> Vec<Figure> 
             let text = format!("{program}, of {}", case.what);
             figures.push(Figure::new(text, Unit::Nanoseconds, &of(index + 1)));
         }
-        let both: Vec<f64> = of(0)
-            .iter()
-            .zip(of(1))
-            .map(|(made, let_go)| made + let_go)
-            .collect();
+        let both: Vec<f64> = of(0).iter().zip(of(1)).map(|(made, let_go)| made + let_go).collect();
         let text = format!("{} and its release", case.what);
         figures.push(Figure::new(&text, Unit::Nanoseconds, &both));
         let twice: Vec<f64> = null.iter().map(|null| 2.0 * null).collect();
-        let both: Vec<f64> = both
-            .iter()
-            .zip(&twice)
-            .map(|(both, twice)| both - twice)
-            .collect();
+        let both: Vec<f64> = both.iter().zip(&twice).map(|(both, twice)| both - twice).collect();
         let text = format!("{text}, net of two null programs");
         figures.push(Figure::new(text, Unit::Nanoseconds, &both).at_most(600.0));
     }
@@ -157,12 +145,7 @@ fn cases(fixture: &mut Fixture, v4: SocketAddr, v6: SocketAddr) -> anyhow::Resul
         SocketAddr::new(Ipv4Addr::new(10, 96, 0, vip).into(), 80)
     };
     for tracked in [false, true] {
-        for policy in [
-            POLICY_ROUND_ROBIN,
-            POLICY_RANDOM,
-            POLICY_LEAST_CONNECTION,
-            POLICY_MAGLEV,
-        ] {
+        for policy in [POLICY_ROUND_ROBIN, POLICY_RANDOM, POLICY_LEAST_CONNECTION, POLICY_MAGLEV] {
             if policy == POLICY_LEAST_CONNECTION && !tracked {
                 continue;
             }
@@ -196,18 +179,8 @@ fn cases(fixture: &mut Fixture, v4: SocketAddr, v6: SocketAddr) -> anyhow::Resul
     };
     let mapped = SocketAddr::new(mapped_ip.to_ipv6_mapped().into(), mapped_vip.port());
     let v6_vip = serve(ServiceSpec::new("[fd00:96::1]:80".parse()?, [v6]))?;
-    cases.push(other(
-        "connect6 hit, tracked, IPv4-mapped",
-        "connect6",
-        mapped,
-        Some(600.0),
-    ));
-    cases.push(other(
-        "connect6 hit, tracked, IPv6",
-        "connect6",
-        v6_vip,
-        Some(600.0),
-    ));
+    cases.push(other("connect6 hit, tracked, IPv4-mapped", "connect6", mapped, Some(600.0)));
+    cases.push(other("connect6 hit, tracked, IPv6", "connect6", v6_vip, Some(600.0)));
     cases.push(other("connect6 miss", "connect6", v6, Some(130.0)));
     Ok(cases)
 }

@@ -31,9 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut fixture = Fixture::with_limits("bench-rpc", LIMITS)?;
     let start = EchoServer::start("server", "127.0.0.1:0".parse()?);
     let server = runtime.block_on(start)?;
@@ -41,24 +39,15 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     fixture.serve(ServiceSpec::new(vip, [server.address()]))?;
     let pod = fixture.world().pod("pod")?;
     let log = fixture.world().runtime().join("clients.log");
-    let variants: [(Option<PathBuf>, SocketAddr); 3] = [
-        (None, server.address()),
-        (Some(pod), vip),
-        (None, server.address()),
-    ];
+    let variants: [(Option<PathBuf>, SocketAddr); 3] =
+        [(None, server.address()), (Some(pod), vip), (None, server.address())];
     let mut figures = Vec::new();
     for (connections, streams) in SHAPES {
         let slices = interleaved(variants.len(), settings.rounds(ROUNDS), |index| {
             let (pod, target) = variants[index].clone();
             let command = PodCommand::Client {
                 pod,
-                plan: LoadPlan {
-                    target,
-                    connections,
-                    streams,
-                    rate: None,
-                    payload_bytes: 32,
-                },
+                plan: LoadPlan { target, connections, streams, rate: None, payload_bytes: 32 },
             };
             runtime.block_on(slice(&command, &log))
         })?;
@@ -73,11 +62,7 @@ fn compare(shape: &str, slices: &[Vec<Slice>]) -> Vec<Figure> {
     let p50 = |index: usize| -> Vec<f64> { slices[index].iter().map(|it| it.p50_us).collect() };
     let cpu = |index: usize| -> Vec<f64> { slices[index].iter().map(|it| it.cpu_us).collect() };
     let ratio = |what: &str, values: &[f64], base: &[f64]| {
-        Figure::new(
-            format!("{shape}: {what}"),
-            Unit::Ratio,
-            &ratios(values, base),
-        )
+        Figure::new(format!("{shape}: {what}"), Unit::Ratio, &ratios(values, base))
     };
     let micros = |what: &str, values: &[f64]| {
         Figure::new(format!("{shape}: {what}"), Unit::Microseconds, values)
@@ -105,10 +90,7 @@ async fn slice(command: &PodCommand, log: &std::path::Path) -> anyhow::Result<Sl
     let per_call = |us: u64| us as f64 / tally.replied().max(1) as f64;
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
     let p50_us = tally.quantile_ns(0.5) as f64 / 1e3;
-    Ok(Slice {
-        p50_us,
-        cpu_us: per_call(tally.cpu_us + cpu_us()? - before_us),
-    })
+    Ok(Slice { p50_us, cpu_us: per_call(tally.cpu_us + cpu_us()? - before_us) })
 }
 
 /// Processor time of this process, which is the server, so far.

@@ -143,10 +143,7 @@ fn nodes(policy: Policy, first_rank: u32) -> anyhow::Result<Spread> {
     for rank in first_rank..first_rank + NODES {
         let mut core = Core::new(LIMITS, rank, [Source::File]);
         let mut maps = FakeDatapath::new(LIMITS);
-        core.observe(Event::Snapshot {
-            source: Source::File,
-            services: vec![service.clone()],
-        });
+        core.observe(Event::Snapshot { source: Source::File, services: vec![service.clone()] });
         while let Some(change) = core.plan() {
             let landed = maps.apply_all(&change.writes, |_| false)?;
             core.applied(change, landed);

@@ -122,10 +122,7 @@ impl<'w> Launch<'w> {
             let [events, ended] = watched.map(|it| it.any().unwrap_or(true));
             if events {
                 let names = created.read_events()?;
-                if names
-                    .iter()
-                    .any(|event| event.name.as_deref() == socket.file_name())
-                {
+                if names.iter().any(|event| event.name.as_deref() == socket.file_name()) {
                     return Ok(agent);
                 }
             }
@@ -170,12 +167,7 @@ impl<'w> Launch<'w> {
             .stderr(stderr)
             .spawn()
             .with_context(|| format!("start {}", line[0].display()))?;
-        Ok(Agent {
-            world: self.world,
-            child,
-            runtime: self.runtime.clone(),
-            log,
-        })
+        Ok(Agent { world: self.world, child, runtime: self.runtime.clone(), log })
     }
 }
 

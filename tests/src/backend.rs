@@ -31,9 +31,7 @@ impl Backend {
     pub fn start(address: SocketAddr) -> anyhow::Result<Self> {
         let listener =
             TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
-        let address = listener
-            .local_addr()
-            .context("ask for the listening address")?;
+        let address = listener.local_addr().context("ask for the listening address")?;
         let accepted = Arc::new(AtomicU64::new(0));
         let stopping = Arc::new(AtomicBool::new(false));
         let own = listener.try_clone().context("share the listening socket")?;
@@ -41,13 +39,7 @@ impl Backend {
             let (accepted, stopping) = (Arc::clone(&accepted), Arc::clone(&stopping));
             move || accept(&listener, address, &accepted, &stopping)
         })?;
-        Ok(Self {
-            address,
-            listener: own,
-            accepted,
-            stopping,
-            acceptor: Some(acceptor),
-        })
+        Ok(Self { address, listener: own, accepted, stopping, acceptor: Some(acceptor) })
     }
 
     /// Several servers on free ports of one address.
@@ -55,9 +47,7 @@ impl Backend {
     /// # Errors
     /// When the address is not there.
     pub fn start_many(ip: IpAddr, count: usize) -> anyhow::Result<Vec<Self>> {
-        (0..count)
-            .map(|_| Self::start(SocketAddr::new(ip, 0)))
-            .collect()
+        (0..count).map(|_| Self::start(SocketAddr::new(ip, 0))).collect()
     }
 
     /// Where it listens.
@@ -94,13 +84,11 @@ fn accept(
         }
         let Ok(mut stream) = stream else { continue };
         accepted.fetch_add(1, Ordering::SeqCst);
-        let served = std::thread::Builder::new()
-            .stack_size(64 << 10)
-            .spawn(move || {
-                if writeln!(stream, "{address}").is_ok() {
-                    let _ = stream.read(&mut [0; 64]);
-                }
-            });
+        let served = std::thread::Builder::new().stack_size(64 << 10).spawn(move || {
+            if writeln!(stream, "{address}").is_ok() {
+                let _ = stream.read(&mut [0; 64]);
+            }
+        });
         drop(served);
     }
 }

@@ -38,9 +38,7 @@ pub enum Outcome {
 /// Names the step that failed, which is then no claim's fault.
 pub fn run() -> anyhow::Result<Outcome> {
     // One thread: the network namespace belongs to the thread that makes it.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -70,10 +68,7 @@ async fn play() -> anyhow::Result<Outcome> {
     }
     drop(stage);
     let outcome = outcome?;
-    screen.say(&format!(
-        "Took {:.0} s; nothing is left behind.",
-        started.elapsed().as_secs_f64()
-    ));
+    screen.say(&format!("Took {:.0} s; nothing is left behind.", started.elapsed().as_secs_f64()));
     Ok(outcome)
 }
 
@@ -83,26 +78,12 @@ async fn all_acts(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<Outc
         stage.add_server().await?;
     }
     let without = acts::without(stage, screen).await.context("act 1")?;
-    acts::with(stage, screen, &mut claims, without)
-        .await
-        .context("act 2")?;
-    acts::scale_up(stage, screen, &mut claims)
-        .await
-        .context("act 3")?;
-    acts::drain(stage, screen, &mut claims)
-        .await
-        .context("act 4")?;
-    acts::kill_and_restart(stage, screen, &mut claims)
-        .await
-        .context("act 5")?;
-    acts::finish(stage, screen, &mut claims)
-        .await
-        .context("the end")?;
+    acts::with(stage, screen, &mut claims, without).await.context("act 2")?;
+    acts::scale_up(stage, screen, &mut claims).await.context("act 3")?;
+    acts::drain(stage, screen, &mut claims).await.context("act 4")?;
+    acts::kill_and_restart(stage, screen, &mut claims).await.context("act 5")?;
+    acts::finish(stage, screen, &mut claims).await.context("the end")?;
     screen.heading("What was shown");
     claims.summarise(screen);
-    Ok(if claims.hold() {
-        Outcome::Proved
-    } else {
-        Outcome::Refuted
-    })
+    Ok(if claims.hold() { Outcome::Proved } else { Outcome::Refuted })
 }

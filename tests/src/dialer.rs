@@ -44,13 +44,7 @@ impl Dialer {
             .with_context(|| format!("start {}", binary.display()))?;
         let requests = child.stdin.take();
         let responses = BufReader::new(child.stdout.take().context("the dialer's output")?);
-        let dialer = Self {
-            child,
-            pipes: RefCell::new(Pipes {
-                requests,
-                responses,
-            }),
-        };
+        let dialer = Self { child, pipes: RefCell::new(Pipes { requests, responses }) };
         match dialer.receive()? {
             Response::Done => Ok(dialer),
             other => bail!("the dialer did not start: {other:?}"),
@@ -70,12 +64,7 @@ impl Dialer {
     /// # Errors
     /// As [`Self::dial`].
     pub fn dial_with(&self, to: SocketAddr, socket: Socket) -> anyhow::Result<Dialled> {
-        self.dialled(&Request::Dial {
-            to,
-            socket,
-            wait_ms: WAIT_MS,
-            again: None,
-        })
+        self.dialled(&Request::Dial { to, socket, wait_ms: WAIT_MS, again: None })
     }
 
     /// Connects once more with a socket that has failed to.
@@ -84,12 +73,7 @@ impl Dialer {
     /// As [`Self::dial`].
     pub fn dial_again(&self, handle: u64, to: SocketAddr) -> anyhow::Result<Dialled> {
         let socket = if to.is_ipv4() { Socket::V4 } else { Socket::V6 };
-        self.dialled(&Request::Dial {
-            to,
-            socket,
-            wait_ms: WAIT_MS,
-            again: Some(handle),
-        })
+        self.dialled(&Request::Dial { to, socket, wait_ms: WAIT_MS, again: Some(handle) })
     }
 
     /// Starts to connect and closes the socket before an answer came.
@@ -166,11 +150,7 @@ impl Dialer {
 
     fn receive(&self) -> anyhow::Result<Response> {
         let mut line = String::new();
-        self.pipes
-            .borrow_mut()
-            .responses
-            .read_line(&mut line)
-            .context("read from the dialer")?;
+        self.pipes.borrow_mut().responses.read_line(&mut line).context("read from the dialer")?;
         serde_json::from_str(&line).with_context(|| format!("the dialer answered `{line}`"))
     }
 }

@@ -64,12 +64,7 @@ impl NameServer {
             server.register_listener(tcp, TCP_IDLE, TCP_RESPONSES);
             anyhow::Ok((server, address))
         })?;
-        Ok(Self {
-            address,
-            hosts,
-            _server: server,
-            _runtime: runtime,
-        })
+        Ok(Self { address, hosts, _server: server, _runtime: runtime })
     }
 
     /// Where it listens.

@@ -55,13 +55,7 @@ impl Fixture {
     pub fn with_limits(purpose: &str, limits: Limits) -> anyhow::Result<Self> {
         let world = World::new(purpose)?;
         let (loaded, _) = load(&world, &limits)?;
-        Ok(Self {
-            loaded,
-            limits,
-            backends: BTreeMap::new(),
-            services: 0,
-            world,
-        })
+        Ok(Self { loaded, limits, backends: BTreeMap::new(), services: 0, world })
     }
 
     /// Where it runs.
@@ -127,14 +121,8 @@ impl Fixture {
     /// # Errors
     /// When there is no such backend.
     pub fn stats(&self, service: u32, backend: SocketAddr) -> anyhow::Result<BackendStats> {
-        let (id, _) = self
-            .backends
-            .get(&(service, backend))
-            .context("no such backend")?;
-        self.loaded
-            .maps
-            .read_backend_stats(*id)
-            .context("read a backend's counters")
+        let (id, _) = self.backends.get(&(service, backend)).context("no such backend")?;
+        self.loaded.maps.read_backend_stats(*id).context("read a backend's counters")
     }
 
     /// The counters of a service.
@@ -177,11 +165,7 @@ impl Fixture {
     pub fn trace_until(&mut self, until_ns: u64) -> anyhow::Result<()> {
         let mut settings: Settings = self.loaded.maps.settings.get(&0, 0)?.0;
         settings.trace_until_ns = until_ns;
-        self.loaded
-            .maps
-            .settings
-            .set(0, Raw(settings), 0)
-            .context("write the settings")
+        self.loaded.maps.settings.set(0, Raw(settings), 0).context("write the settings")
     }
 }
 

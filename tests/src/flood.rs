@@ -45,9 +45,5 @@ pub fn write_all<T: bytemuck::Pod>(map: &Path, index: u32, values: &[T]) -> io::
             size_of::<BatchUpdate>() as libc::c_ulong,
         )
     };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -32,11 +32,7 @@ impl Greeter {
             let (listener, stopping) = (listener.try_clone()?, Arc::clone(&stopping));
             acceptors.push(std::thread::spawn(move || greet(&listener, &stopping)));
         }
-        Ok(Self {
-            port,
-            stopping,
-            acceptors,
-        })
+        Ok(Self { port, stopping, acceptors })
     }
 
     /// The address of a backend, told by a number: 127.1.0.0 plus that.

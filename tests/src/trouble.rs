@@ -42,10 +42,7 @@ impl Deaf {
             sockets.push(filler);
         }
         let address = SocketAddr::new(IpAddr::V4(own.ip()), own.port());
-        Ok(Self {
-            address,
-            _sockets: sockets,
-        })
+        Ok(Self { address, _sockets: sockets })
     }
 
     /// Where it does not answer.
@@ -73,19 +70,9 @@ impl Resetting {
                 return;
             };
             let _ = std::io::Write::write_all(&mut &stream, format!("{address}\n").as_bytes());
-            let _ = setsockopt(
-                &stream,
-                sockopt::Linger,
-                &libc::linger {
-                    l_onoff: 1,
-                    l_linger: 0,
-                },
-            );
+            let _ = setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
         });
-        Ok(Self {
-            address,
-            server: Some(server),
-        })
+        Ok(Self { address, server: Some(server) })
     }
 
     /// Where it listens.

@@ -47,12 +47,7 @@ impl World {
         fs::create_dir(&cgroup).with_context(|| format!("create cgroup {}", cgroup.display()))?;
         let runtime = std::env::temp_dir().join(&name);
         let pins = PinRoot::new(Path::new("/sys/fs/bpf").join(&name));
-        let world = Self {
-            name,
-            cgroup,
-            pins,
-            runtime,
-        };
+        let world = Self { name, cgroup, pins, runtime };
         fs::create_dir(&world.runtime).context("create the runtime directory")?;
         Ok(world)
     }

@@ -83,21 +83,14 @@ impl Scene {
     fn explain_and_dial(&self) {
         let pod = &self.pod_path;
         for (service, frontend) in [("payments", PAYMENTS), ("search", SEARCH)].repeat(3) {
-            let json = self.both(
-                &format!("explain {pod} {service}"),
-                0,
-                &["CANDIDATES", "(picked)"],
-            );
+            let json =
+                self.both(&format!("explain {pod} {service}"), 0, &["CANDIDATES", "(picked)"]);
             let foretold = json["backend"].as_str().unwrap().parse();
             assert_eq!(self.dial(frontend), foretold.unwrap());
         }
         let json = self.both(&format!("explain {pod} {PAYMENTS}"), 0, &["(picked)"]);
         assert_eq!(json["service"], "payments");
-        let json = self.both(
-            &format!("explain {pod} 10.96.0.9:80"),
-            1,
-            &["left untouched"],
-        );
+        let json = self.both(&format!("explain {pod} 10.96.0.9:80"), 1, &["left untouched"]);
         assert_eq!(json["reason"], "not-frontend");
         let own = format!("explain --pid {} payments", std::process::id());
         let json = self.both(&own, 1, &["does not hold the pod"]);
@@ -108,10 +101,7 @@ impl Scene {
     fn look(&self, connections_to_payments: usize) {
         let json = self.both("services", 0, &["payments", "least-connection", "2 active"]);
         let services = json["services"].as_array().unwrap();
-        let names: Vec<_> = services
-            .iter()
-            .map(|it| it["name"].as_str().unwrap())
-            .collect();
+        let names: Vec<_> = services.iter().map(|it| it["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["payments", "search"]);
         assert_eq!(services[0]["connections"], connections_to_payments);
         assert_eq!(services[0]["frontends"][0], PAYMENTS);
@@ -122,21 +112,15 @@ impl Scene {
         let active = |it: &Value| it["connections"].as_u64().unwrap();
         let sum: u64 = backends.iter().map(active).sum();
         assert_eq!((backends.len(), sum), (2, connections_to_payments as u64));
-        let json = self.both(
-            "connections --service payments --limit 1",
-            0,
-            &["--limit prints more"],
-        );
+        let json =
+            self.both("connections --service payments --limit 1", 0, &["--limit prints more"]);
         assert_eq!(json["total"], connections_to_payments);
         assert_eq!(json["connections"][0]["state"], "established");
         let path = json["connections"][0]["pod"]["path"].as_str().unwrap();
         assert!(self.pod_path.ends_with(path), "{path}");
         let first = self.backends[0].address();
-        let json = self.both(
-            &format!("connections --backend {first} --pod {path}"),
-            0,
-            &["payments"],
-        );
+        let json =
+            self.both(&format!("connections --backend {first} --pod {path}"), 0, &["payments"]);
         let listens = |it: &&Value| it["address"] == first.to_string();
         let row = backends.iter().find(listens).unwrap();
         assert_eq!(json["total"], active(row));
@@ -159,21 +143,14 @@ impl Scene {
 
     fn trace(&self) {
         let tracing = self.start_trace("--count 2 --service payments --reason picked");
-        self.fails(
-            "trace --count 1",
-            2,
-            &["another `trace` is running", "hint"],
-        );
+        self.fails("trace --count 1", 2, &["another `trace` is running", "hint"]);
         self.dial(SEARCH);
         let reached = [self.dial(PAYMENTS), self.dial(PAYMENTS)];
         let outcome: agent::Outcome = tracing.wait_with_output().unwrap().try_into().unwrap();
         println!("{}", outcome.stdout);
         assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-        let events: Vec<Value> = outcome
-            .stdout
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let events: Vec<Value> =
+            outcome.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(events.len(), 2);
         for (event, reached) in events.iter().zip(reached) {
             assert_eq!(event["service"], "payments");
@@ -204,11 +181,7 @@ fn commands_work_with_the_daemon_up_killed_and_unloaded() {
     assert_eq!(json["counts"]["connections"], 4);
     assert_eq!(json["agent"]["differences"], serde_json::json!([]));
     assert!(
-        json["datapath"]["hooks"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|hook| hook["attached"] == true)
+        json["datapath"]["hooks"].as_array().unwrap().iter().all(|hook| hook["attached"] == true)
     );
     scene.look(4);
     scene.explain_and_dial();
@@ -232,13 +205,7 @@ fn commands_work_with_the_daemon_up_killed_and_unloaded() {
     assert_eq!(scene.both("unload", 0, &["removed all"])["removed"], false);
     let json = scene.both("status", 1, &["nothing of balancer is loaded", "hint"]);
     assert_eq!(json["healthy"], false);
-    for line in [
-        "services",
-        "backends",
-        "connections",
-        "trace",
-        "explain 1 payments",
-    ] {
+    for line in ["services", "backends", "connections", "trace", "explain 1 payments"] {
         scene.fails(line, 2, &["nothing of balancer is loaded", "hint"]);
     }
 }
@@ -248,20 +215,11 @@ fn configuration(scene: &Scene) {
     let file = config_path(&scene.world);
     let line = format!("config --check {}", file.display());
     assert_eq!(scene.both(&line, 0, &["valid, 2 services"])["services"], 2);
-    assert_eq!(
-        scene.both("config --show", 0, &["in force"])["path"],
-        file.to_str().unwrap()
-    );
-    assert_eq!(
-        scene.both("reload", 0, &["has not changed"])["changed"],
-        false
-    );
+    assert_eq!(scene.both("config --show", 0, &["in force"])["path"], file.to_str().unwrap());
+    assert_eq!(scene.both("reload", 0, &["has not changed"])["changed"], false);
     let example = run(&scene.world, "config --example");
     fs::write(scene.world.runtime().join("example.yaml"), &example.stdout).unwrap();
-    let line = format!(
-        "config --check {}/example.yaml",
-        scene.world.runtime().display()
-    );
+    let line = format!("config --check {}/example.yaml", scene.world.runtime().display());
     scene.both(&line, 0, &["valid, 3 services"]);
     scene.fails("config --check /no/such/file", 2, &["read `/no/such/file`"]);
 
@@ -270,11 +228,7 @@ fn configuration(scene: &Scene) {
     assert_eq!(scene.both(&line, 1, &["nodes", "hint"])["valid"], false);
     scene.fails("reload", 2, &["nodes", "hint"]);
     scene.both("config --show", 1, &["refused", "nodes"]);
-    let json = scene.both(
-        "status",
-        1,
-        &["NOT HEALTHY", "the configuration file is refused"],
-    );
+    let json = scene.both("status", 1, &["NOT HEALTHY", "the configuration file is refused"]);
     assert_eq!(json["agent"]["problems"], serde_json::json!([]));
     fs::write(&file, &scene.config).unwrap();
     run(&scene.world, "reload");
@@ -288,32 +242,15 @@ fn mistakes_get_one_clear_error() {
     }
     let scene = Scene::new("cli-mistakes");
     let _agent = Agent::start(&scene.world, &scene.config).unwrap();
-    scene.fails(
-        "services paymets",
-        2,
-        &["no service `paymets`", "is `payments` meant?"],
-    );
+    scene.fails("services paymets", 2, &["no service `paymets`", "is `payments` meant?"]);
     scene.fails("backends x", 2, &["no service `x`", "`payments`, `search`"]);
-    scene.fails(
-        "connections --backend 127.0.0.9:1",
-        2,
-        &["no backend `127.0.0.9:1`", "hint"],
-    );
-    scene.fails(
-        "connections --pod /no/such",
-        2,
-        &["no cgroup v2 directory", "hint"],
-    );
+    scene.fails("connections --backend 127.0.0.9:1", 2, &["no backend `127.0.0.9:1`", "hint"]);
+    scene.fails("connections --pod /no/such", 2, &["no cgroup v2 directory", "hint"]);
     scene.fails("explain pid:x payments", 2, &["no process id", "hint"]);
     scene.fails("trace --service y", 2, &["no service `y`"]);
-    for line in [
-        "",
-        "statsu",
-        "trace --reason bored",
-        "trace --count 0",
-        "config",
-        "services --output xml",
-    ] {
+    for line in
+        ["", "statsu", "trace --reason bored", "trace --count 0", "config", "services --output xml"]
+    {
         scene.fails(line, 64, &["For more information, try '--help'"]);
     }
     assert_eq!(run(&scene.world, "--help").code, 0);
@@ -326,12 +263,7 @@ fn a_reader_that_goes_away_is_no_failure() {
     }
     let scene = Scene::new("cli-pipe");
     let _agent = Agent::start(&scene.world, &scene.config).unwrap();
-    for line in [
-        "status",
-        "services --output json",
-        "check",
-        "config --example",
-    ] {
+    for line in ["status", "services --output json", "check", "config --example"] {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
         let mut command = command(&scene.world, line);

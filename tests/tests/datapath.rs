@@ -1,8 +1,5 @@
 //! The real programs in the real kernel: connect, and see which backend, reason and counters come.
-#![expect(
-    clippy::unwrap_used,
-    reason = "what a test's own functions cannot do fails the test"
-)]
+#![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
 
 #[path = "datapath/affinity.rs"]
 mod affinity;

@@ -48,12 +48,9 @@ struct Profile {
 
 /// Runs a cargo command that only compiles, and returns the executables it made.
 pub(crate) fn build(command: &mut Command) -> Result<Vec<Executable>> {
-    command
-        .arg("--message-format=json-render-diagnostics")
-        .stdout(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("start `{}`", process::shown(command)))?;
+    command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let mut child =
+        command.spawn().with_context(|| format!("start `{}`", process::shown(command)))?;
     let stdout = child.stdout.take().context("cargo's stdout is piped")?;
     let mut executables = Vec::new();
     for line in BufReader::new(stdout).lines() {
@@ -73,14 +70,7 @@ fn parse(line: &str) -> Result<Option<Executable>> {
         return Ok(None);
     }
     let message: Message = serde_json::from_str(line).context("read a message of cargo")?;
-    let Message {
-        reason,
-        package_id,
-        manifest_path,
-        target,
-        profile,
-        executable,
-    } = message;
+    let Message { reason, package_id, manifest_path, target, profile, executable } = message;
     let (Some(path), Some(manifest), Some(target)) = (executable, manifest_path, target) else {
         return Ok(None);
     };
@@ -115,29 +105,21 @@ mod tests {
         let line = r#"{"reason":"compiler-artifact","package_id":"path+file:///repo/tests#balancer-tests@0.1.0",
             "manifest_path":"/repo/tests/Cargo.toml","target":{"name":"connect","kind":["test"]},
             "profile":{"opt_level":"0","test":true},"executable":"/target/connect-1"}"#;
-        let executable = parse(&line.replace('\n', ""))
-            .expect("valid")
-            .expect("an executable");
+        let executable = parse(&line.replace('\n', "")).expect("valid").expect("an executable");
         assert_eq!(executable.package, "balancer-tests");
         assert_eq!(executable.directory, PathBuf::from("/repo/tests"));
         assert!(executable.is_harness);
 
         let library = r#"{"reason":"compiler-artifact","package_id":"x#1","manifest_path":"/x/Cargo.toml","target":{"name":"x"},"profile":{"test":false},"executable":null}"#;
         assert_eq!(parse(library).expect("valid"), None);
-        assert_eq!(
-            parse(r#"{"reason":"build-finished","success":true}"#).expect("valid"),
-            None
-        );
+        assert_eq!(parse(r#"{"reason":"build-finished","success":true}"#).expect("valid"), None);
         assert_eq!(parse("warning: hello").expect("no message"), None);
         assert!(parse("{").is_err());
     }
 
     #[test]
     fn package_names_are_read_from_both_forms_of_an_id() {
-        assert_eq!(
-            package_name("path+file:///repo/tests#balancer-tests@0.1.0"),
-            "balancer-tests"
-        );
+        assert_eq!(package_name("path+file:///repo/tests#balancer-tests@0.1.0"), "balancer-tests");
         assert_eq!(package_name("path+file:///repo/xtask#0.1.0"), "xtask");
     }
 }

@@ -50,10 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     system::require(&test::NEEDS, "run the benchmarks")?;
     build::object()?;
     build::agent(true)?;
-    let benches = select(
-        artifacts::build(&mut cargo(&options.names))?,
-        &options.names,
-    )?;
+    let benches = select(artifacts::build(&mut cargo(&options.names))?, &options.names)?;
     // Made as the calling user, who can then remove what root writes there.
     let saved = workspace::target().join("bench");
     fs::create_dir_all(&saved).with_context(|| format!("create {}", saved.display()))?;
@@ -70,16 +67,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         arguments.push(format!("--save={}", saved.display()));
         arguments.extend(options.arguments.iter().cloned());
         let variables = [workspace::agent_variable("release")];
-        let mut command = privilege::as_root(
-            &bench.path,
-            &arguments,
-            &variables,
-            "load the kernel programs",
-        )?;
+        let mut command =
+            privilege::as_root(&bench.path, &arguments, &variables, "load the kernel programs")?;
         command.current_dir(workspace::root());
-        let status = command
-            .status()
-            .with_context(|| format!("start `{}`", process::shown(&command)))?;
+        let status =
+            command.status().with_context(|| format!("start `{}`", process::shown(&command)))?;
         if !status.success() {
             failed.push(format!("{} ({status})", bench.target));
         } else if options.write_docs {
@@ -87,12 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
     }
     if !failed.is_empty() {
-        bail!(
-            "{} of {} benchmarks failed: {}",
-            failed.len(),
-            benches.len(),
-            failed.join(", ")
-        );
+        bail!("{} of {} benchmarks failed: {}", failed.len(), benches.len(), failed.join(", "));
     }
     Ok(())
 }
@@ -116,19 +103,13 @@ fn select(executables: Vec<Executable>, names: &[String]) -> Result<Vec<Executab
         source.join(format!("{}.rs", executable.target)).exists()
             || source.join(&executable.target).join("main.rs").exists()
     };
-    let benches: Vec<Executable> = executables
-        .into_iter()
-        .filter(|one| one.is_harness && is_bench(one))
-        .collect();
+    let benches: Vec<Executable> =
+        executables.into_iter().filter(|one| one.is_harness && is_bench(one)).collect();
     if benches.is_empty() {
         bail!(
             "{} has no benchmark{}",
             workspace::TESTS_PACKAGE,
-            if names.is_empty() {
-                String::new()
-            } else {
-                format!(" called {}", names.join(", "))
-            }
+            if names.is_empty() { String::new() } else { format!(" called {}", names.join(", ")) }
         );
     }
     Ok(benches)

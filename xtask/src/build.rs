@@ -28,16 +28,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// Compiles the kernel programs and puts the object where `balancer-agent/build.rs` looks.
 pub(crate) fn object() -> Result<()> {
     let choice = toolchain::find_or_install()?;
-    process::run(
-        choice
-            .cargo("build")
-            .args(["--package", "balancer-ebpf", "--bin", "balancer"]),
-    )
-    .context("the kernel programs do not compile")?;
-    let built = toolchain::build_directory()
-        .join(toolchain::TARGET)
-        .join("release")
-        .join("balancer");
+    process::run(choice.cargo("build").args(["--package", "balancer-ebpf", "--bin", "balancer"]))
+        .context("the kernel programs do not compile")?;
+    let built =
+        toolchain::build_directory().join(toolchain::TARGET).join("release").join("balancer");
     if replace_if_different(&built, &workspace::object())? {
         process::say(format!("kernel object: {}", workspace::object().display()));
     }
@@ -78,10 +72,7 @@ mod tests {
     #[test]
     fn an_unchanged_object_is_left_alone() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let (from, to) = (
-            directory.path().join("built"),
-            directory.path().join("bpf/object.o"),
-        );
+        let (from, to) = (directory.path().join("built"), directory.path().join("bpf/object.o"));
         fs::write(&from, b"one").expect("writable");
         assert!(replace_if_different(&from, &to).expect("copied"));
         assert!(!replace_if_different(&from, &to).expect("compared"));

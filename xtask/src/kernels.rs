@@ -62,18 +62,9 @@ const MATRIX: [Kernel; 4] = [
 ];
 
 const NEEDS: [Need; 3] = [
-    Need {
-        program: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-    },
-    Need {
-        program: "busybox",
-        package: "busybox-static",
-    },
-    Need {
-        program: "dpkg-deb",
-        package: "dpkg",
-    },
+    Need { program: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Need { program: "busybox", package: "busybox-static" },
+    Need { program: "dpkg-deb", package: "dpkg" },
 ];
 
 /// Boot other kernels in QEMU and run the smoke test in each.
@@ -103,10 +94,7 @@ pub(crate) struct Options {
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if env::consts::ARCH != "x86_64" {
-        bail!(
-            "the kernels of the matrix are for x86_64; this machine is {}",
-            env::consts::ARCH
-        );
+        bail!("the kernels of the matrix are for x86_64; this machine is {}", env::consts::ARCH);
     }
     system::require(&NEEDS, "boot other kernels")?;
     let program = match &options.program {
@@ -151,10 +139,7 @@ fn conclude(rows: &[Row]) -> Result<()> {
         bail!("kernels that failed: {}", failed.join(", "));
     }
     if !skipped.is_empty() && workspace::is_ci() {
-        bail!(
-            "kernels that were skipped, which CI does not allow: {}",
-            skipped.join(", ")
-        );
+        bail!("kernels that were skipped, which CI does not allow: {}", skipped.join(", "));
     }
     Ok(())
 }
@@ -187,9 +172,7 @@ fn test(kernel: &Kernel, initramfs: &Path, logs: &Path, options: &Options) -> Ro
 fn cache() -> PathBuf {
     let home = || env::home_dir().unwrap_or_else(env::temp_dir).join(".cache");
     let base = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty());
-    base.map_or_else(home, PathBuf::from)
-        .join("balancer")
-        .join("kernels")
+    base.map_or_else(home, PathBuf::from).join("balancer").join("kernels")
 }
 
 /// Compiles the smoke test without shared libraries, which the guests do not have.
@@ -205,19 +188,9 @@ fn smoke_program() -> Result<PathBuf> {
         )
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .args([
-            "build",
-            "--target",
-            TARGET,
-            "--package",
-            workspace::TESTS_PACKAGE,
-        ])
+        .args(["build", "--target", TARGET, "--package", workspace::TESTS_PACKAGE])
         .args(["--bin", "kernel-smoke"]);
     let executables = artifacts::build(&mut cargo)?;
-    let smoke = executables
-        .into_iter()
-        .find(|executable| executable.target == "kernel-smoke");
-    Ok(smoke
-        .context("cargo built no executable called kernel-smoke")?
-        .path)
+    let smoke = executables.into_iter().find(|executable| executable.target == "kernel-smoke");
+    Ok(smoke.context("cargo built no executable called kernel-smoke")?.path)
 }

@@ -53,11 +53,7 @@ pub(crate) fn run() -> Result<()> {
         process::say(format!("lint: {name}"));
         let started = Instant::now();
         let outcome = check();
-        lines.push(Line {
-            name,
-            outcome,
-            elapsed: started.elapsed(),
-        });
+        lines.push(Line { name, outcome, elapsed: started.elapsed() });
     }
     conclude(&lines)
 }
@@ -65,12 +61,7 @@ pub(crate) fn run() -> Result<()> {
 fn conclude(lines: &[Line]) -> Result<()> {
     let (mut failed, mut skipped) = (0_usize, 0_usize);
     println!();
-    for Line {
-        name,
-        outcome,
-        elapsed,
-    } in lines
-    {
+    for Line { name, outcome, elapsed } in lines {
         let verdict = match outcome {
             Outcome::Passed => "ok".to_owned(),
             Outcome::Failed(cause) => {
@@ -89,10 +80,7 @@ fn conclude(lines: &[Line]) -> Result<()> {
         if failed == 0 { "ok" } else { "FAILED" },
         lines.len() - failed - skipped,
     );
-    anyhow::ensure!(
-        failed == 0,
-        "{failed} checks failed; their findings are above"
-    );
+    anyhow::ensure!(failed == 0, "{failed} checks failed; their findings are above");
     Ok(())
 }
 
@@ -110,13 +98,7 @@ fn format() -> Outcome {
 fn clippy() -> Outcome {
     outcome(
         workspace::cargo()
-            .args([
-                "clippy",
-                "--workspace",
-                "--exclude",
-                "balancer-ebpf",
-                "--all-targets",
-            ])
+            .args(["clippy", "--workspace", "--exclude", "balancer-ebpf", "--all-targets"])
             .args(["--", "-D", "warnings"]),
     )
 }
@@ -129,10 +111,7 @@ fn clippy_kernel() -> Outcome {
         Err(error) => return Outcome::Failed(format!("{error:#}")),
     };
     let Some(driver) = toolchain::clippy_driver(&choice.rustc) else {
-        return Outcome::Skipped(format!(
-            "no clippy-driver beside {}",
-            choice.rustc.display()
-        ));
+        return Outcome::Skipped(format!("no clippy-driver beside {}", choice.rustc.display()));
     };
     outcome(&mut clippy_kernel_command(&choice, driver))
 }
@@ -143,10 +122,7 @@ fn clippy_kernel_command(choice: &Choice, driver: PathBuf) -> Command {
         .args(["--package", "balancer-ebpf"])
         .env("RUSTC_WORKSPACE_WRAPPER", driver)
         // What `cargo clippy -- -D warnings` sets; it would look for the driver of its own toolchain.
-        .env(
-            "CLIPPY_ARGS",
-            "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
-        );
+        .env("CLIPPY_ARGS", "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
     command
 }
 
@@ -155,11 +131,7 @@ fn house_rules() -> Outcome {
 }
 
 fn documentation() -> Outcome {
-    outcome(
-        workspace::cargo()
-            .env("RUSTDOCFLAGS", "-D warnings")
-            .args(["doc", "--no-deps"]),
-    )
+    outcome(workspace::cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--no-deps"]))
 }
 
 fn licences() -> Outcome {
@@ -189,14 +161,7 @@ fn install_typos() -> Option<PathBuf> {
         return Some(typos);
     }
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--target",
-    ]);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
     pip.arg(&directory).arg(TYPOS);
     match process::output(&mut pip) {
         Ok(_) => process::is_executable(&typos).then_some(typos),
@@ -208,9 +173,7 @@ fn install_typos() -> Option<PathBuf> {
 }
 
 fn not_installed(program: &str, package: &str) -> Outcome {
-    Outcome::Skipped(format!(
-        "{program} is not installed (cargo install --locked {package})"
-    ))
+    Outcome::Skipped(format!("{program} is not installed (cargo install --locked {package})"))
 }
 
 fn tool(name: &str) -> Option<PathBuf> {
@@ -220,9 +183,6 @@ fn tool(name: &str) -> Option<PathBuf> {
         .or_else(|| env::home_dir().map(|home| home.join(".cargo")));
     let beside_cargo = cargo_home.map(|home| home.join("bin").join(name));
     process::find_in_path(name).or_else(|| {
-        [Some(own), beside_cargo]
-            .into_iter()
-            .flatten()
-            .find(|path| process::is_executable(path))
+        [Some(own), beside_cargo].into_iter().flatten().find(|path| process::is_executable(path))
     })
 }

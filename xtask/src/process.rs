@@ -15,9 +15,7 @@ pub(crate) fn say(line: impl AsRef<str>) {
 
 /// Runs `command` with the terminal's own streams; fails if it does.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("start `{}`", shown(command)))?;
+    let status = command.status().with_context(|| format!("start `{}`", shown(command)))?;
     if !status.success() {
         bail!("`{}` failed: {status}", shown(command));
     }
@@ -32,12 +30,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         .with_context(|| format!("start `{}`", shown(command)))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed: {}: {}",
-            shown(command),
-            output.status,
-            stderr.trim()
-        );
+        bail!("`{}` failed: {}: {}", shown(command), output.status, stderr.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -82,8 +75,7 @@ pub(crate) fn all_in_path(name: &str) -> Vec<PathBuf> {
 /// Whether `path` is a file that may be executed.
 pub(crate) fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    path.metadata()
-        .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
 /// Same directory entry. Two names of one file are different: rustup's proxies act by name.

@@ -40,9 +40,7 @@ impl System {
 }
 
 fn os_release_value(text: &str, key: &str) -> Option<String> {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
     Some(line.trim_matches('"').to_owned())
 }
 
@@ -70,20 +68,13 @@ pub(crate) fn require(needs: &[Need], purpose: &str) -> Result<()> {
     } else {
         format!("install them with the package system of {}", system.name)
     };
-    bail!(
-        "missing programs needed to {purpose}: {}\nhint: {hint}",
-        programs.join(", ")
-    )
+    bail!("missing programs needed to {purpose}: {}\nhint: {hint}", programs.join(", "))
 }
 
 /// Installs packages with apt; refreshes the package lists once if a package is not found.
 pub(crate) fn apt_install(packages: &[&str]) -> Result<()> {
     let install = || {
-        process::run(
-            apt_get()
-                .args(["install", "-y", "--no-install-recommends"])
-                .args(packages),
-        )
+        process::run(apt_get().args(["install", "-y", "--no-install-recommends"]).args(packages))
     };
     if !packages.iter().all(|package| apt_knows(package)) {
         apt_update()?;
@@ -143,11 +134,7 @@ mod tests {
     #[test]
     fn a_package_without_candidate_is_not_installable() {
         assert!(!has_candidate(""));
-        assert!(!has_candidate(
-            "x:\n  Installed: (none)\n  Candidate: (none)\n"
-        ));
-        assert!(has_candidate(
-            "x:\n  Installed: (none)\n  Candidate: 1.2-3\n"
-        ));
+        assert!(!has_candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"));
+        assert!(has_candidate("x:\n  Installed: (none)\n  Candidate: 1.2-3\n"));
     }
 }

@@ -23,30 +23,12 @@ use crate::{
 
 /// What the tests and the demo call.
 pub(crate) const NEEDS: [Need; 6] = [
-    Need {
-        program: "cc",
-        package: "gcc",
-    },
-    Need {
-        program: "ip",
-        package: "iproute2",
-    },
-    Need {
-        program: "nsenter",
-        package: "util-linux",
-    },
-    Need {
-        program: "mount",
-        package: "mount",
-    },
-    Need {
-        program: "sysctl",
-        package: "procps",
-    },
-    Need {
-        program: "nft",
-        package: "nftables",
-    },
+    Need { program: "cc", package: "gcc" },
+    Need { program: "ip", package: "iproute2" },
+    Need { program: "nsenter", package: "util-linux" },
+    Need { program: "mount", package: "mount" },
+    Need { program: "sysctl", package: "procps" },
+    Need { program: "nft", package: "nftables" },
 ];
 
 /// Run all tests, as root where the real kernel is under test.
@@ -73,10 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo.args(["test", "--no-run"]);
     let executables = artifacts::build(&mut cargo)?;
     let mut summary = Summary::default();
-    for executable in executables
-        .iter()
-        .filter(|executable| executable.is_harness)
-    {
+    for executable in executables.iter().filter(|executable| executable.is_harness) {
         let outcome = run_one(executable, options)
             .with_context(|| format!("run the tests of {}", label(executable)))?;
         summary.add(&label(executable), outcome);
@@ -96,10 +75,7 @@ fn label(executable: &Executable) -> String {
 /// Passed to every test program: nothing may be skipped in CI.
 fn variables(executable: &Executable) -> Vec<(&'static str, String)> {
     let directory = executable.directory.display().to_string();
-    let mut variables = vec![
-        workspace::agent_variable("debug"),
-        ("CARGO_MANIFEST_DIR", directory),
-    ];
+    let mut variables = vec![workspace::agent_variable("debug"), ("CARGO_MANIFEST_DIR", directory)];
     if workspace::is_ci() {
         variables.push(("BALANCER_REQUIRE", "all".into()));
     }
@@ -108,20 +84,11 @@ fn variables(executable: &Executable) -> Vec<(&'static str, String)> {
 
 fn run_one(executable: &Executable, options: &Options) -> Result<Outcome> {
     println!("\n=== {}", label(executable));
-    let arguments: Vec<String> = options
-        .filters
-        .iter()
-        .chain(&options.arguments)
-        .cloned()
-        .collect();
+    let arguments: Vec<String> =
+        options.filters.iter().chain(&options.arguments).cloned().collect();
     let variables = variables(executable);
     let mut command = if executable.package == workspace::TESTS_PACKAGE {
-        privilege::as_root(
-            &executable.path,
-            &arguments,
-            &variables,
-            "load the kernel programs",
-        )?
+        privilege::as_root(&executable.path, &arguments, &variables, "load the kernel programs")?
     } else {
         let mut command = std::process::Command::new(&executable.path);
         command.args(&arguments).envs(variables);
@@ -134,22 +101,15 @@ fn run_one(executable: &Executable, options: &Options) -> Result<Outcome> {
 fn run_examples(options: &Options) -> Result<Outcome> {
     println!("\n=== documentation examples");
     let mut cargo = workspace::cargo();
-    cargo
-        .args(["test", "--quiet", "--doc", "--"])
-        .args(&options.filters);
+    cargo.args(["test", "--quiet", "--doc", "--"]).args(&options.filters);
     follow(&mut cargo)
 }
 
 /// Runs a test program, shows what it prints as it comes, and reads the results from it.
 fn follow(command: &mut std::process::Command) -> Result<Outcome> {
     let shown = process::shown(command);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("start `{shown}`"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("start `{shown}`"))?;
     let stdout = child.stdout.take().context("stdout is piped")?;
     let stderr = child.stderr.take().context("stderr is piped")?;
     let mut outcome = Outcome::default();
@@ -164,9 +124,7 @@ fn follow(command: &mut std::process::Command) -> Result<Outcome> {
             let _ = writeln!(std::io::stdout(), "{line}");
         }
     });
-    let status = child
-        .wait()
-        .with_context(|| format!("wait for `{shown}`"))?;
+    let status = child.wait().with_context(|| format!("wait for `{shown}`"))?;
     outcome.finish(status);
     Ok(outcome)
 }

@@ -30,28 +30,16 @@ pub(super) struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Result<Self, Violation> {
-        let syntax = if Path::new(path)
-            .extension()
-            .is_some_and(|extension| extension == "rs")
-        {
+        let syntax = if Path::new(path).extension().is_some_and(|extension| extension == "rs") {
             let parsed = syn::parse_file(text).map_err(|error| {
                 let line = error.span().start().line;
-                Violation::new(
-                    path,
-                    line,
-                    format!("does not parse: {error}"),
-                    "make it compile",
-                )
+                Violation::new(path, line, format!("does not parse: {error}"), "make it compile")
             })?;
             Some(parsed)
         } else {
             None
         };
-        Ok(Self {
-            path: path.into(),
-            text: text.into(),
-            syntax,
-        })
+        Ok(Self { path: path.into(), text: text.into(), syntax })
     }
 
     /// The file's name without its extension.
@@ -72,22 +60,13 @@ pub(super) struct Violation {
 
 impl Violation {
     fn new(path: &str, line: usize, rule: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            line,
-            rule: rule.into(),
-            fix: fix.into(),
-        }
+        Self { path: path.into(), line, rule: rule.into(), fix: fix.into() }
     }
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}; fix: {}",
-            self.path, self.line, self.rule, self.fix
-        )
+        write!(f, "{}:{}: {}; fix: {}", self.path, self.line, self.rule, self.fix)
     }
 }
 
@@ -147,18 +126,9 @@ fn the_house_rules_hold() {
             Err(violation) => violations.push(violation),
         }
     }
-    assert!(
-        sources.len() > 10,
-        "only {} files were found",
-        sources.len()
-    );
+    assert!(sources.len() > 10, "only {} files were found", sources.len());
     violations.extend(check(&sources));
     violations.extend(arrows::check_dependencies(&arrows::dependencies()));
     let text: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(
-        text.is_empty(),
-        "{} violations:\n{}",
-        text.len(),
-        text.join("\n")
-    );
+    assert!(text.is_empty(), "{} violations:\n{}", text.len(), text.join("\n"));
 }

@@ -78,10 +78,7 @@ impl Choice {
             // Both `-Z build-std` and the precompiled core of a stable release want it (E0554).
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.linker)
-            .env(
-                "CARGO_ENCODED_RUSTFLAGS",
-                flags(env::consts::ARCH).join("\u{1f}"),
-            )
+            .env("CARGO_ENCODED_RUSTFLAGS", flags(env::consts::ARCH).join("\u{1f}"))
             .args([subcommand, "--target", TARGET, "--release", "--target-dir"])
             .arg(build_directory());
         if self.core == Core::Source {

@@ -26,17 +26,14 @@ impl RuntimeClaim {
     /// [`ServerError::InUse`] while another agent has it.
     pub fn take(runtime: &Path) -> Result<Self, ServerError> {
         let path = runtime.join(LOCK);
-        let io_error = |cause| ServerError::Io {
-            path: path.clone(),
-            cause,
-        };
+        let io_error = |cause| ServerError::Io { path: path.clone(), cause };
         fs::create_dir_all(runtime).map_err(io_error)?;
         let file = File::create(&path).map_err(io_error)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(ServerError::InUse {
-                path: super::socket_path(runtime),
-            }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(ServerError::InUse { path: super::socket_path(runtime) })
+            }
             Err((_, errno)) => Err(io_error(errno.into())),
         }
     }

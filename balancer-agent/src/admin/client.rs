@@ -49,14 +49,9 @@ impl Exchange {
     /// # Errors
     /// [`ClientError::Down`] when no agent runs.
     pub fn start(path: &Path, request: Request) -> Result<Self, ClientError> {
-        let mut stream = UnixStream::connect(path).map_err(|cause| ClientError::Down {
-            path: path.into(),
-            cause,
-        })?;
-        let exchange_error = |cause| ClientError::Exchange {
-            path: path.into(),
-            cause,
-        };
+        let mut stream = UnixStream::connect(path)
+            .map_err(|cause| ClientError::Down { path: path.into(), cause })?;
+        let exchange_error = |cause| ClientError::Exchange { path: path.into(), cause };
         if request != Request::Trace {
             let patience = Some(Duration::from_secs(ANSWER_S_MAX));
             stream.set_read_timeout(patience).map_err(exchange_error)?;
@@ -64,11 +59,7 @@ impl Exchange {
         let line = serde_json::to_string(&request).map_err(|error| exchange_error(error.into()))?;
         writeln!(stream, "{line}").map_err(exchange_error)?;
         let reader = stream.try_clone().map_err(exchange_error)?;
-        Ok(Self {
-            lines: BufReader::new(reader).lines(),
-            stream,
-            path: path.into(),
-        })
+        Ok(Self { lines: BufReader::new(reader).lines(), stream, path: path.into() })
     }
 
     /// As [`Self::receive`], but waits no longer than `patience`; `None` when that is over, too.
@@ -98,10 +89,7 @@ impl Exchange {
     /// # Errors
     /// [`ClientError::Refused`] when the agent says why it can't.
     pub fn receive(&mut self) -> Result<Option<Answer>, ClientError> {
-        let exchange_error = |cause| ClientError::Exchange {
-            path: self.path.clone(),
-            cause,
-        };
+        let exchange_error = |cause| ClientError::Exchange { path: self.path.clone(), cause };
         let Some(line) = self.lines.next() else {
             return Ok(None);
         };
@@ -118,10 +106,8 @@ impl Exchange {
 /// # Errors
 /// As [`Exchange::start`] and [`Exchange::receive`].
 pub fn ask(path: &Path, request: Request) -> Result<Answer, ClientError> {
-    Exchange::start(path, request)?
-        .receive()?
-        .ok_or_else(|| ClientError::Exchange {
-            path: path.into(),
-            cause: io::ErrorKind::UnexpectedEof.into(),
-        })
+    Exchange::start(path, request)?.receive()?.ok_or_else(|| ClientError::Exchange {
+        path: path.into(),
+        cause: io::ErrorKind::UnexpectedEof.into(),
+    })
 }

@@ -59,10 +59,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`] names the socket and the fix.
     pub async fn bind(path: &Path, pins: PinRoot) -> Result<Self, ServerError> {
-        let io_error = |cause| ServerError::Io {
-            path: path.into(),
-            cause,
-        };
+        let io_error = |cause| ServerError::Io { path: path.into(), cause };
         if UnixStream::connect(path).await.is_ok() {
             return Err(ServerError::InUse { path: path.into() });
         }
@@ -79,11 +76,7 @@ impl Server {
         let listener = UnixListener::bind(&draft).map_err(io_error)?;
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
         fs::rename(&draft, path).map_err(io_error)?;
-        Ok(Self {
-            listener,
-            path: path.into(),
-            pins,
-        })
+        Ok(Self { listener, path: path.into(), pins })
     }
 
     /// Answers clients until the main loop goes away.
@@ -162,13 +155,7 @@ impl Client {
         let mut tracer = match Tracer::start(&self.pins) {
             Ok(tracer) => tracer,
             Err(error) => {
-                return send(
-                    lines,
-                    &Answer::Failed {
-                        error: error.to_string(),
-                    },
-                )
-                .await;
+                return send(lines, &Answer::Failed { error: error.to_string() }).await;
             }
         };
         loop {

@@ -130,12 +130,7 @@ pub struct Run {
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
     /// What to log: a level, or tracing filter directives such as `info,balancer_agent=debug`
-    #[arg(
-        long,
-        env = "BALANCER_LOG",
-        value_name = "FILTER",
-        default_value = "info"
-    )]
+    #[arg(long, env = "BALANCER_LOG", value_name = "FILTER", default_value = "info")]
     pub log_filter: String,
 }
 

@@ -34,27 +34,15 @@ struct Check {
 
 impl Check {
     fn ok(check: &'static str, finding: impl Into<String>) -> Self {
-        Self {
-            name: check,
-            verdict: Verdict::Ok,
-            finding: finding.into(),
-            hint: None,
-        }
+        Self { name: check, verdict: Verdict::Ok, finding: finding.into(), hint: None }
     }
 
     fn warn(check: &'static str, finding: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Warn,
-            hint: Some(hint.into()),
-            ..Self::ok(check, finding)
-        }
+        Self { verdict: Verdict::Warn, hint: Some(hint.into()), ..Self::ok(check, finding) }
     }
 
     fn fail(check: &'static str, finding: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            verdict: Verdict::Fail,
-            ..Self::warn(check, finding, hint)
-        }
+        Self { verdict: Verdict::Fail, ..Self::warn(check, finding, hint) }
     }
 
     /// A failure told by an error whose text may end in a hint of its own.
@@ -113,29 +101,16 @@ impl Report for CheckReport {
 
 pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     let release = host::release();
-    let mut checks = vec![
-        host::kernel(release),
-        capability::check(release),
-        host::cgroup(global),
-    ];
+    let mut checks = vec![host::kernel(release), capability::check(release), host::cgroup(global)];
     checks.extend(host::cgroup_v1(release));
-    checks.extend([
-        host::bpffs(global),
-        host::jit(),
-        host::lockdown(),
-        host::loopback(),
-    ]);
+    checks.extend([host::bpffs(global), host::jit(), host::lockdown(), host::loopback()]);
     checks.extend(programs::check(global));
     checks.push(host::agent(global));
     // The last one, since it takes a while.
     checks.extend(proof::check());
     let report = CheckReport::new(checks);
     page::print(global.output, &report)?;
-    Ok(if report.passed {
-        Exit::Ok
-    } else {
-        Exit::Unhealthy
-    })
+    Ok(if report.passed { Exit::Ok } else { Exit::Unhealthy })
 }
 
 #[cfg(test)]
@@ -146,15 +121,8 @@ mod tests {
     fn the_table_is_as_golden() {
         let report = CheckReport::new(vec![
             Check::ok("kernel", "6.12.0"),
-            Check::warn(
-                "jit",
-                "the JIT compiler is off",
-                "`sysctl -w net.core.bpf_jit_enable=1`",
-            ),
-            Check::error(
-                "cgroup v2",
-                "no cgroup v2 hierarchy is mounted; hint: mount one",
-            ),
+            Check::warn("jit", "the JIT compiler is off", "`sysctl -w net.core.bpf_jit_enable=1`"),
+            Check::error("cgroup v2", "no cgroup v2 hierarchy is mounted; hint: mount one"),
         ]);
         assert!(!report.passed);
         page::check_golden("check", &report, None);

@@ -102,11 +102,7 @@ fn check(global: &Global, file: &Path) -> anyhow::Result<Exit> {
         error: parsed.err().map(|error| error.to_string()),
     };
     page::print(global.output, &report)?;
-    Ok(if report.valid {
-        Exit::Ok
-    } else {
-        Exit::Unhealthy
-    })
+    Ok(if report.valid { Exit::Ok } else { Exit::Unhealthy })
 }
 
 fn show(global: &Global) -> anyhow::Result<Exit> {
@@ -138,12 +134,8 @@ mod tests {
         };
         let content = Some("version: 1\n".into());
         page::check_golden("config-show", &ShowReport { status, content }, None);
-        let valid = CheckReport {
-            file: "a.yaml".into(),
-            valid: true,
-            services: Some(3),
-            error: None,
-        };
+        let valid =
+            CheckReport { file: "a.yaml".into(), valid: true, services: Some(3), error: None };
         page::check_golden("config-check", &valid, None);
     }
 }

@@ -60,10 +60,7 @@ impl Report for ConnectionsReport {
         );
         let printed = self.connections.len();
         if printed < self.total {
-            page.line(&format!(
-                "{printed} of {} connections; --limit prints more",
-                self.total
-            ));
+            page.line(&format!("{printed} of {} connections; --limit prints more", self.total));
         }
     }
 }
@@ -83,9 +80,7 @@ pub(super) fn run(global: &Global, flags: &arguments::Connections) -> anyhow::Re
         .filter(|(_, flow)| {
             service.is_none_or(|id| flow.service == id)
                 && pod.as_ref().is_none_or(|pod| flow.pod == pod.id)
-                && backends
-                    .as_ref()
-                    .is_none_or(|ids| ids.contains(&flow.backend))
+                && backends.as_ref().is_none_or(|ids| ids.contains(&flow.backend))
         })
         .collect();
     flows.sort_by_key(|(_, flow)| flow.started_ns);
@@ -102,10 +97,8 @@ pub(super) fn run(global: &Global, flags: &arguments::Connections) -> anyhow::Re
 /// The ids of the backends at an address: one for each service that it serves.
 fn backends(snapshot: &Snapshot, address: SocketAddr) -> anyhow::Result<BTreeSet<u32>> {
     let backends = snapshot.state.backends.iter();
-    let found: BTreeSet<_> = backends
-        .filter(|(_, record)| listens(record) == address)
-        .map(|(id, _)| *id)
-        .collect();
+    let found: BTreeSet<_> =
+        backends.filter(|(_, record)| listens(record) == address).map(|(id, _)| *id).collect();
     if found.is_empty() {
         bail!("no backend `{address}`; hint: `balancer-agent backends` lists them");
     }
@@ -142,10 +135,7 @@ mod tests {
     fn the_table_is_as_golden() {
         let row = |id, path: Option<&str>, backend: Option<&str>| ConnectionRow {
             cookie: 0x4a1,
-            pod: Pod {
-                id,
-                path: path.map(Into::into),
-            },
+            pod: Pod { id, path: path.map(Into::into) },
             service: "payments".into(),
             frontend: "192.0.2.10:50051".parse().unwrap(),
             backend: backend.map(|address| address.parse().unwrap()),

@@ -25,16 +25,11 @@ impl From<Exit> for ExitCode {
 /// (`balancer-agent services | head`) is no failure.
 pub fn report(error: &anyhow::Error) -> Exit {
     let broken_pipe = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     });
     if broken_pipe {
         return Exit::Ok;
     }
-    eprintln!(
-        "error: {}",
-        format!("{error:#}").replace("; hint: ", "\nhint: ")
-    );
+    eprintln!("error: {}", format!("{error:#}").replace("; hint: ", "\nhint: "));
     Exit::Failure
 }

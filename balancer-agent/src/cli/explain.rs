@@ -57,22 +57,12 @@ struct Candidate {
 
 impl Report for ExplainReport {
     fn lay_out(&self, page: &mut Page) {
-        let mut pairs = vec![
-            ("pod", self.pod.to_string()),
-            ("dials", self.frontend.to_string()),
-        ];
-        pairs.extend(
-            self.steps
-                .iter()
-                .map(|step| (step.step, step.finding.clone())),
-        );
+        let mut pairs = vec![("pod", self.pod.to_string()), ("dials", self.frontend.to_string())];
+        pairs.extend(self.steps.iter().map(|step| (step.step, step.finding.clone())));
         let outcome = match (self.balanced, self.backend) {
             (true, Some(backend)) => format!("{backend} ({})", self.reason),
             (true, None) => format!("one of those below, by chance ({})", self.reason),
-            (false, _) => format!(
-                "left untouched ({}): goes where it was dialled",
-                self.reason
-            ),
+            (false, _) => format!("left untouched ({}): goes where it was dialled", self.reason),
         };
         pairs.push(("outcome", outcome));
         page.pairs(&pairs);
@@ -92,9 +82,7 @@ impl Report for ExplainReport {
             ]
         };
         page.table(
-            &[
-                "#id", "address", "state", "#weight", "#conns", "#slots", "#chance",
-            ],
+            &["#id", "address", "state", "#weight", "#conns", "#slots", "#chance"],
             self.candidates.iter().map(row).collect(),
         );
     }
@@ -120,11 +108,7 @@ impl ExplainReport {
 pub(super) fn run(global: &Global, flags: &arguments::Explain) -> anyhow::Result<Exit> {
     let snapshot = Snapshot::read(global)?;
     let mut pods = Pods::new()?;
-    let pod = if flags.pid {
-        pods.of_process(&flags.pod)?
-    } else {
-        pods.parse(&flags.pod)?
-    };
+    let pod = if flags.pid { pods.of_process(&flags.pod)? } else { pods.parse(&flags.pod)? };
     let (frontend, others) = dialled(&snapshot, &flags.service)?;
     let mut report = ExplainReport {
         pod,
@@ -144,11 +128,7 @@ pub(super) fn run(global: &Global, flags: &arguments::Explain) -> anyhow::Result
         report.backend = None;
     }
     page::print(global.output, &report)?;
-    Ok(if report.balanced {
-        Exit::Ok
-    } else {
-        Exit::Unhealthy
-    })
+    Ok(if report.balanced { Exit::Ok } else { Exit::Unhealthy })
 }
 
 /// The frontend that is meant, and further ones of its service.
@@ -185,10 +165,7 @@ fn explain(
     let name = snapshot.service_name(id);
     let mut finding = format!("{frontend} stands for service `{name}` (id {id})");
     if !others.is_empty() {
-        finding = format!(
-            "{finding}; so do {}, which can be explained too",
-            joined(others)
-        );
+        finding = format!("{finding}; so do {}, which can be explained too", joined(others));
     }
     report.step("frontend", finding);
     report.service = Some(name);
@@ -199,10 +176,7 @@ fn explain(
     };
     let bank = *service.record.bank();
     let (policy, generation) = (policy_name(bank.policy), service.record.generation);
-    report.step(
-        "service",
-        format!("policy {policy}, generation {generation}"),
-    );
+    report.step("service", format!("policy {policy}, generation {generation}"));
     let slots = match frontend {
         SocketAddr::V4(_) => &service.slots_v4,
         SocketAddr::V6(_) => &service.slots_v6,
@@ -211,11 +185,7 @@ fn explain(
     for id in snapshot.backends(id).into_keys() {
         active.insert(id, snapshot.backend_stats(id)?.active);
     }
-    let key = PodServiceKey {
-        pod: report.pod.id,
-        service: id,
-        reserved: 0,
-    };
+    let key = PodServiceKey { pod: report.pod.id, service: id, reserved: 0 };
     let maps = &snapshot.maps;
     let shared_cursor = maps.cursors.get(&id, 0);
     let pod_cursor = found(maps.pod_cursors.get(&Raw(key), 0));
@@ -257,10 +227,7 @@ fn conclude(snapshot: &Snapshot, report: &mut ExplainReport, flags: u32) -> anyh
             cookie.context("count the tracked connections")?;
             flows += 1;
         }
-        report.step(
-            "tracking",
-            format!("{flows} of {limit} connections are tracked"),
-        );
+        report.step("tracking", format!("{flows} of {limit} connections are tracked"));
         if flows >= limit {
             report.end(Reason::FlowTableFull);
         }
@@ -303,11 +270,7 @@ fn found<T>(read: Result<Raw<T>, MapError>) -> Result<Option<T>, MapError> {
 
 /// Why no program of ours sees the pod's connections, if that is so.
 fn gap_of_hooks(global: &Global, pods: &mut Pods, report: &ExplainReport) -> Option<String> {
-    let hook = if report.frontend.is_ipv4() {
-        "connect4"
-    } else {
-        "connect6"
-    };
+    let hook = if report.frontend.is_ipv4() { "connect4" } else { "connect6" };
     let link = match hooks::link_info(&global.pins(), hook) {
         Ok(Some(link)) => link,
         Ok(None) => return Some(format!("`{hook}` is not attached: nothing is balanced")),
@@ -321,9 +284,7 @@ fn gap_of_hooks(global: &Global, pods: &mut Pods, report: &ExplainReport) -> Opt
         return None;
     }
     let attached = pods.pod(link.cgroup_id);
-    Some(format!(
-        "`{hook}` is attached to {attached}, which does not hold the pod"
-    ))
+    Some(format!("`{hook}` is attached to {attached}, which does not hold the pod"))
 }
 
 #[cfg(test)]
@@ -333,10 +294,7 @@ mod tests {
     #[test]
     fn the_table_is_as_golden() {
         let mut report = ExplainReport {
-            pod: Pod {
-                id: 77,
-                path: Some("/kubepods/shop".into()),
-            },
+            pod: Pod { id: 77, path: Some("/kubepods/shop".into()) },
             frontend: "192.0.2.10:50051".parse().unwrap(),
             service: Some("payments".into()),
             balanced: true,
@@ -353,10 +311,7 @@ mod tests {
                 probability: 1.0,
             }],
         };
-        report.step(
-            "frontend",
-            "192.0.2.10:50051 stands for service `payments` (id 1)".into(),
-        );
+        report.step("frontend", "192.0.2.10:50051 stands for service `payments` (id 1)".into());
         page::check_golden("explain", &report, None);
         report.end(Reason::NoBackend);
         page::check_golden("explain-untouched", &report, None);

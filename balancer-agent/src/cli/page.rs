@@ -94,9 +94,7 @@ impl Page {
     pub(super) fn table(&mut self, headings: &[&str], rows: Vec<Vec<String>>) {
         let mut table = self.empty_table();
         table.set_header(
-            headings
-                .iter()
-                .map(|heading| heading.trim_start_matches(['#', '~']).to_uppercase()),
+            headings.iter().map(|heading| heading.trim_start_matches(['#', '~']).to_uppercase()),
         );
         for row in rows {
             table.add_row(row);
@@ -174,12 +172,7 @@ pub(super) fn check_golden(name: &str, report: &impl Report, width: Option<u16>)
         std::fs::write(&path, page.text()).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        page.text(),
-        golden,
-        "{} differs; UPDATE_GOLDEN=1 accepts it",
-        path.display()
-    );
+    assert_eq!(page.text(), golden, "{} differs; UPDATE_GOLDEN=1 accepts it", path.display());
     // JSON renders the same struct.
     assert!(serde_json::to_value(report).unwrap().is_object());
 }
@@ -196,10 +189,7 @@ mod tests {
         assert!(page.text().lines().all(|line| line.len() <= 40));
         assert!(page.text().lines().count() > 2);
         let mut page = Page::new(None);
-        page.table(
-            &["name", "#count"],
-            vec![vec!["x".repeat(300), "12".into()]],
-        );
+        page.table(&["name", "#count"], vec![vec!["x".repeat(300), "12".into()]]);
         assert_eq!(page.text().lines().count(), 2);
     }
 

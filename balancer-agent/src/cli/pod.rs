@@ -84,10 +84,7 @@ impl Pods {
             return Err(PodError::NotAPid { text: pid.into() });
         }
         let table = fs::read_to_string(format!("/proc/{pid}/cgroup"));
-        let table = table.map_err(|cause| PodError::Process {
-            pid: pid.into(),
-            cause,
-        })?;
+        let table = table.map_err(|cause| PodError::Process { pid: pid.into(), cause })?;
         let path = unified(&table).ok_or_else(|| PodError::NoUnified { pid: pid.into() })?;
         let id = cgroup::id(&below(&self.root, path))?;
         Ok(self.pod(id))

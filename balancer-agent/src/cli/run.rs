@@ -30,10 +30,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<Exit> {
 
 fn start_log(run: &Run) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&run.log_filter).with_context(|| {
-        format!(
-            "--log-filter `{}`; hint: use a level such as `info` or `debug`",
-            run.log_filter
-        )
+        format!("--log-filter `{}`; hint: use a level such as `info` or `debug`", run.log_filter)
     })?;
     let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())

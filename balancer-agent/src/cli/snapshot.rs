@@ -41,12 +41,7 @@ impl Snapshot {
 
     /// The id of a service that the user named.
     pub(super) fn service(&self, name: &str) -> Result<u32, NoService> {
-        let names = || {
-            self.state
-                .services
-                .iter()
-                .map(|(id, s)| (*id, s.name.as_str()))
-        };
+        let names = || self.state.services.iter().map(|(id, s)| (*id, s.name.as_str()));
         if let Some((id, _)) = names().find(|(_, known)| *known == name) {
             return Ok(id);
         }
@@ -81,10 +76,7 @@ impl Snapshot {
     /// What clients of a service dial.
     pub(super) fn frontends(&self, service: u32) -> Vec<SocketAddr> {
         let frontends = self.state.frontends.iter();
-        frontends
-            .filter(|(_, owner)| **owner == service)
-            .map(|(address, _)| *address)
-            .collect()
+        frontends.filter(|(_, owner)| **owner == service).map(|(address, _)| *address).collect()
     }
 
     /// The backends of a service, those that have gone included.
@@ -106,9 +98,7 @@ impl Snapshot {
     /// The counters of a service.
     pub(super) fn service_stats(&self, id: u32) -> anyhow::Result<ServiceStats> {
         let stats = self.maps.service_stats.get(&id, 0);
-        Ok(stats
-            .with_context(|| format!("read the counters of service {id}"))?
-            .0)
+        Ok(stats.with_context(|| format!("read the counters of service {id}"))?.0)
     }
 }
 
@@ -157,9 +147,6 @@ mod tests {
         let many: Vec<String> = (0..20).map(|n| format!("service-{n:02}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let text = hint("x", &many);
-        assert!(
-            text.ends_with("`service-07` and 12 more (`balancer-agent services`)"),
-            "{text}"
-        );
+        assert!(text.ends_with("`service-07` and 12 more (`balancer-agent services`)"), "{text}");
     }
 }

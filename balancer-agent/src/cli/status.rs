@@ -120,11 +120,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     look_at_kernel(global, &mut report)?;
     report.healthy = report.complaints.is_empty();
     page::print(global.output, &report)?;
-    Ok(if report.healthy {
-        Exit::Ok
-    } else {
-        Exit::Unhealthy
-    })
+    Ok(if report.healthy { Exit::Ok } else { Exit::Unhealthy })
 }
 
 fn ask_agent(global: &Global, report: &mut StatusReport) -> anyhow::Result<()> {
@@ -174,11 +170,8 @@ impl Lookup {
             return None;
         }
         let error = self.last_error.as_deref().unwrap_or("no answer");
-        let meanwhile = if self.known {
-            "; the last good set stays in force"
-        } else {
-            "; no set is known yet"
-        };
+        let meanwhile =
+            if self.known { "; the last good set stays in force" } else { "; no set is known yet" };
         Some(format!("DNS set `{}`: {error}{meanwhile}", self.name))
     }
 }
@@ -190,9 +183,7 @@ fn look_at_kernel(global: &Global, report: &mut StatusReport) -> anyhow::Result<
         Ok(maps) => maps,
         Err(error) => {
             if report.agent.is_none() && matches!(error, OpenError::NotLoaded { .. }) {
-                report
-                    .complaints
-                    .push(format!("no agent runs, and {error}"));
+                report.complaints.push(format!("no agent runs, and {error}"));
             } else {
                 report.complaints.push(error.to_string());
             }
@@ -220,10 +211,7 @@ fn look_at_kernel(global: &Global, report: &mut StatusReport) -> anyhow::Result<
     let snapshot = Snapshot { maps, state };
     let counts = count(&snapshot)?;
     report.tables = tables(&snapshot, &counts)?;
-    let full = report
-        .tables
-        .iter()
-        .filter(|it| it.strict && it.used >= it.limit);
+    let full = report.tables.iter().filter(|it| it.strict && it.used >= it.limit);
     let full: Vec<_> = full
         .map(|it| {
             format!(
@@ -257,18 +245,9 @@ fn look_at_hooks(global: &Global, report: &mut StatusReport) {
     let mut pods = Pods::new();
     for (name, _) in hooks::HOOKS {
         let found = hooks::link_info(&global.pins(), name);
-        let mut hook = Hook {
-            name,
-            attached: false,
-            program_id: None,
-            cgroup: None,
-            error: None,
-        };
+        let mut hook = Hook { name, attached: false, program_id: None, cgroup: None, error: None };
         match found {
-            Ok(Some(LinkInfo {
-                program_id,
-                cgroup_id,
-            })) if cgroup_id != 0 => {
+            Ok(Some(LinkInfo { program_id, cgroup_id })) if cgroup_id != 0 => {
                 hook.attached = true;
                 hook.program_id = Some(program_id);
                 let path = pods.as_mut().map(|pods| pods.pod(cgroup_id).to_string());
@@ -312,22 +291,14 @@ fn count(snapshot: &Snapshot) -> anyhow::Result<Counts> {
 fn tables(snapshot: &Snapshot, counts: &Counts) -> anyhow::Result<Vec<TableUse>> {
     let Snapshot { maps, state } = snapshot;
     let limits = &maps.limits;
-    let v4 = state
-        .frontends
-        .keys()
-        .filter(|address| address.is_ipv4())
-        .count();
+    let v4 = state.frontends.keys().filter(|address| address.is_ipv4()).count();
     let chunks = state.services.values().flat_map(|service| {
         let bank = service.record.bank();
         [bank.v4, bank.v6]
     });
     let chunks = chunks.map(|schedule| (schedule.slots as usize).div_ceil(CHUNK_SLOTS));
-    let table = |name, used, limit: u32, strict| TableUse {
-        name,
-        used,
-        limit: limit as usize,
-        strict,
-    };
+    let table =
+        |name, used, limit: u32, strict| TableUse { name, used, limit: limit as usize, strict };
     let cursors: Result<Vec<_>, _> = maps.pod_cursors.keys().collect();
     let cursors = cursors.context("count the pods' cursors")?.len();
     let affinities: Result<Vec<_>, _> = maps.affinities.keys().collect();
@@ -336,18 +307,8 @@ fn tables(snapshot: &Snapshot, counts: &Counts) -> anyhow::Result<Vec<TableUse>>
         table("services", counts.services, limits.services - 1, true),
         table("backends", state.backends.len(), limits.backends - 1, true),
         table("frontends IPv4", v4, limits.frontends - 1, true),
-        table(
-            "frontends IPv6",
-            state.frontends.len() - v4,
-            limits.frontends,
-            true,
-        ),
-        table(
-            "slots",
-            chunks.sum::<usize>() * CHUNK_SLOTS,
-            (limits.chunks - 1) * 16,
-            true,
-        ),
+        table("frontends IPv6", state.frontends.len() - v4, limits.frontends, true),
+        table("slots", chunks.sum::<usize>() * CHUNK_SLOTS, (limits.chunks - 1) * 16, true),
         table("connections", counts.connections, limits.flows, true),
         table("pod cursors", cursors, limits.pod_services, false),
         table("pod affinities", affinities, limits.pod_services, false),

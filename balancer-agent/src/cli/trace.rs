@@ -28,11 +28,8 @@ pub(super) fn run(global: &Global, flags: &arguments::Trace) -> anyhow::Result<E
     let service = service.map(|name| anyhow::Ok(Snapshot::read(global)?.service(name)?));
     let pod = flags.pod.as_deref();
     let pod = pod.map(|text| names.pods.parse(text)).transpose()?;
-    let filter = Filter {
-        service: service.transpose()?,
-        reason: flags.reason,
-        pod: pod.map(|pod| pod.id),
-    };
+    let filter =
+        Filter { service: service.transpose()?, reason: flags.reason, pod: pod.map(|pod| pod.id) };
     let printer = Printer {
         names,
         filter,
@@ -60,9 +57,7 @@ struct Filter {
 impl Filter {
     fn passes(&self, event: &TraceEvent) -> bool {
         self.service.is_none_or(|id| id == event.service)
-            && self
-                .reason
-                .is_none_or(|reason| reason as u32 == event.reason)
+            && self.reason.is_none_or(|reason| reason as u32 == event.reason)
             && self.pod.is_none_or(|id| id == event.pod)
     }
 }
@@ -127,10 +122,7 @@ impl Printer {
     }
 
     fn is_done(&self) -> bool {
-        self.left == Some(0)
-            || self
-                .deadline
-                .is_some_and(|deadline| Instant::now() >= deadline)
+        self.left == Some(0) || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn print(&mut self, event: &TraceEvent) -> anyhow::Result<()> {
@@ -165,11 +157,7 @@ mod tests {
             pod: 7,
             ..TraceEvent::default()
         };
-        let filter = |service, reason, pod| Filter {
-            service,
-            reason,
-            pod,
-        };
+        let filter = |service, reason, pod| Filter { service, reason, pod };
         assert!(filter(None, None, None).passes(&event));
         assert!(filter(Some(3), Some(Reason::Picked), Some(7)).passes(&event));
         assert!(!filter(Some(4), Some(Reason::Picked), Some(7)).passes(&event));

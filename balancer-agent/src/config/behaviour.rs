@@ -11,13 +11,8 @@ use crate::core::model::{Keepalive, Policy};
 use std::num::NonZeroU32;
 
 /// Keys of `defaults`, which services have too.
-pub(super) const BEHAVIOUR_KEYS: &[&str] = &[
-    "policy",
-    "session-affinity",
-    "tcp-user-timeout",
-    "keepalive",
-    "tracking",
-];
+pub(super) const BEHAVIOUR_KEYS: &[&str] =
+    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "tracking"];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
 
@@ -66,13 +61,9 @@ impl Behaviour {
     pub(super) fn read(map: &Mapping<'_>, base: Self, problems: &mut Problems) -> Self {
         let behaviour = Self {
             policy: map
-                .read("policy", problems, |node| {
-                    scalar::word(node, &Policy::ALL, Policy::name)
-                })
+                .read("policy", problems, |node| scalar::word(node, &Policy::ALL, Policy::name))
                 .unwrap_or(base.policy),
-            affinity_s: map
-                .read("session-affinity", problems, affinity)
-                .unwrap_or(base.affinity_s),
+            affinity_s: map.read("session-affinity", problems, affinity).unwrap_or(base.affinity_s),
             user_timeout_ms: map
                 .read("tcp-user-timeout", problems, user_timeout)
                 .unwrap_or(base.user_timeout_ms),
@@ -80,9 +71,7 @@ impl Behaviour {
                 Some(node) => keepalive(node, map.path.key("keepalive"), problems),
                 None => base.keepalive,
             },
-            tracked: map
-                .read("tracking", problems, scalar::boolean)
-                .unwrap_or(base.tracked),
+            tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
         let (key, set) = match map.get("tracking") {
@@ -131,10 +120,7 @@ fn user_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
 fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cause> {
     match node.value {
         Value::Text(_) | Value::Integer(_) | Value::Float(_) => Ok(()),
-        _ => Err(Cause::Kind {
-            expected,
-            found: node.found(),
-        }),
+        _ => Err(Cause::Kind { expected, found: node.found() }),
     }
 }
 

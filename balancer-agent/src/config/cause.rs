@@ -296,10 +296,7 @@ impl Cause {
                 "see `balancer-agent config --example` for a file that is right".into()
             }
             Self::Kind { expected, .. } => format!("write {expected}"),
-            Self::UnknownKey {
-                similar: Some(similar),
-                ..
-            } => format!("did you mean `{similar}`?"),
+            Self::UnknownKey { similar: Some(similar), .. } => format!("did you mean `{similar}`?"),
             Self::UnknownKey { known, .. } => format!("known keys: {}", known.join(", ")),
             Self::RepeatedKey { .. } => "keep one of the two".into(),
             Self::MissingKey { example, .. } => format!("add `{example}`"),

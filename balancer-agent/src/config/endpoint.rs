@@ -55,10 +55,7 @@ fn host(
 ) -> Option<Lookup> {
     let host = map.require(key, example, problems, scalar::host_name);
     let port = map.require("port", PORT_EXAMPLE, problems, scalar::port);
-    Some(Lookup::Host {
-        host: host?,
-        port: port?,
-    })
+    Some(Lookup::Host { host: host?, port: port? })
 }
 
 /// Reads one item of `backends`.
@@ -71,11 +68,7 @@ pub(super) fn backend(
         let address = scalar::endpoint_address(node)
             .map_err(|cause| problems.add(node.at, path, cause))
             .ok()?;
-        let endpoint = Endpoint {
-            address,
-            weight: 1,
-            state: EndpointState::Active,
-        };
+        let endpoint = Endpoint { address, weight: 1, state: EndpointState::Active };
         return Some(BackendSource::Fixed(endpoint));
     }
     let map = Mapping::open(node, path, BACKEND_KEYS, problems)?;
@@ -86,22 +79,14 @@ pub(super) fn backend(
     };
     let state = match map.get("state") {
         Some(_) => map.read("state", problems, |node| {
-            scalar::word(
-                node,
-                &[EndpointState::Active, EndpointState::Draining],
-                state_name,
-            )
+            scalar::word(node, &[EndpointState::Active, EndpointState::Draining], state_name)
         }),
         None => Some(EndpointState::Active),
     };
     let source = backend_source(&map, problems)?;
     let (weight, state) = (weight?, state?);
     Some(match source {
-        Target::Fixed(address) => BackendSource::Fixed(Endpoint {
-            address,
-            weight,
-            state,
-        }),
+        Target::Fixed(address) => BackendSource::Fixed(Endpoint { address, weight, state }),
         Target::Resolved(lookup) => BackendSource::Resolved { lookup, weight },
     })
 }
@@ -112,10 +97,8 @@ enum Target {
 }
 
 fn backend_source(map: &Mapping<'_>, problems: &mut Problems) -> Option<Target> {
-    let given: Vec<&str> = ["address", "dns", "srv"]
-        .into_iter()
-        .filter(|key| map.get(key).is_some())
-        .collect();
+    let given: Vec<&str> =
+        ["address", "dns", "srv"].into_iter().filter(|key| map.get(key).is_some()).collect();
     let refuse = |key, with, fix, problems: &mut Problems| {
         if let Some(node) = map.get(key) {
             problems.add(node.at, map.path.key(key), Cause::Clash { key, with, fix });
@@ -125,8 +108,7 @@ fn backend_source(map: &Mapping<'_>, problems: &mut Problems) -> Option<Target> 
         ["address"] => {
             let fix = "write the port behind the address, as in `10.1.0.1:50051`";
             refuse("port", "address", fix, problems);
-            map.read("address", problems, scalar::endpoint_address)
-                .map(Target::Fixed)
+            map.read("address", problems, scalar::endpoint_address).map(Target::Fixed)
         }
         ["dns"] => {
             let fix = "take the address out of DNS, or list it as `address`";
@@ -136,20 +118,12 @@ fn backend_source(map: &Mapping<'_>, problems: &mut Problems) -> Option<Target> 
         ["srv"] => {
             let fix = "take the target out of DNS, or list it as `address`";
             refuse("state", "srv", fix, problems);
-            refuse(
-                "port",
-                "srv",
-                "remove `port`; SRV records carry it",
-                problems,
-            );
+            refuse("port", "srv", "remove `port`; SRV records carry it", problems);
             map.read("srv", problems, scalar::srv_name)
                 .map(|name| Target::Resolved(Lookup::Srv { name }))
         }
         _ => {
-            let cause = Cause::OneOf {
-                keys: "`address`, `dns` and `srv`",
-                found: given.len(),
-            };
+            let cause = Cause::OneOf { keys: "`address`, `dns` and `srv`", found: given.len() };
             problems.add(map.node.at, map.path, cause);
             None
         }

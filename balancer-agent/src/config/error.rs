@@ -62,10 +62,7 @@ enum Step<'p> {
 impl From<serde_saphyr::Location> for Position {
     fn from(location: serde_saphyr::Location) -> Self {
         let clamp = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-        Self {
-            line: clamp(location.line()),
-            column: clamp(location.column()),
-        }
+        Self { line: clamp(location.line()), column: clamp(location.column()) }
     }
 }
 
@@ -92,11 +89,7 @@ impl fmt::Display for ConfigError {
             write!(f, "{separator}{}:{problem}", self.file_name)?;
         }
         if self.problems_left_out > 0 {
-            write!(
-                f,
-                "\n{}: {} more mistakes",
-                self.file_name, self.problems_left_out
-            )?;
+            write!(f, "\n{}: {} more mistakes", self.file_name, self.problems_left_out)?;
         }
         Ok(())
     }
@@ -110,11 +103,7 @@ impl Problems {
     /// Notes a mistake.
     pub(super) fn add(&mut self, at: Position, path: KeyPath<'_>, cause: Cause) {
         if self.shown.len() < PROBLEMS_SHOWN_MAX {
-            self.shown.push(Problem {
-                at,
-                path: path.to_string(),
-                cause,
-            });
+            self.shown.push(Problem { at, path: path.to_string(), cause });
         } else {
             self.left_out += 1;
         }
@@ -136,10 +125,7 @@ impl Problems {
 
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        Self {
-            shown: vec![problem],
-            left_out: 0,
-        }
+        Self { shown: vec![problem], left_out: 0 }
     }
 }
 
@@ -147,25 +133,16 @@ impl From<Problem> for Problems {
 
 impl<'p> KeyPath<'p> {
     /// The whole document.
-    pub(super) const ROOT: KeyPath<'static> = KeyPath {
-        parent: None,
-        step: Step::Key(""),
-    };
+    pub(super) const ROOT: KeyPath<'static> = KeyPath { parent: None, step: Step::Key("") };
 
     /// A key below this.
     pub(super) const fn key(&'p self, key: &'p str) -> Self {
-        Self {
-            parent: Some(self),
-            step: Step::Key(key),
-        }
+        Self { parent: Some(self), step: Step::Key(key) }
     }
 
     /// An item of the list that this is.
     pub(super) const fn item(&'p self, index: usize) -> Self {
-        Self {
-            parent: Some(self),
-            step: Step::Index(index),
-        }
+        Self { parent: Some(self), step: Step::Index(index) }
     }
 }
 

@@ -27,20 +27,15 @@ impl<'n> Mapping<'n> {
         problems: &mut Problems,
     ) -> Option<Self> {
         let Value::Map(entries) = &node.value else {
-            let cause = Cause::Kind {
-                expected: "a mapping of keys to values",
-                found: node.found(),
-            };
+            let cause =
+                Cause::Kind { expected: "a mapping of keys to values", found: node.found() };
             problems.add(node.at, path, cause);
             return None;
         };
         let mut first_lines = vec![None; known.len()];
         for (key, _) in entries {
             let Some(text) = key.text() else {
-                let cause = Cause::Kind {
-                    expected: "the name of a key",
-                    found: key.found(),
-                };
+                let cause = Cause::Kind { expected: "the name of a key", found: key.found() };
                 problems.add(key.at, path, cause);
                 continue;
             };
@@ -49,11 +44,7 @@ impl<'n> Mapping<'n> {
                 problems.add(
                     key.at,
                     path,
-                    Cause::UnknownKey {
-                        key: excerpt(text),
-                        similar,
-                        known,
-                    },
+                    Cause::UnknownKey { key: excerpt(text), similar, known },
                 );
                 continue;
             };
@@ -64,19 +55,12 @@ impl<'n> Mapping<'n> {
                 None => first_lines[index] = Some(key.at.line),
             }
         }
-        Some(Self {
-            node,
-            path,
-            entries,
-        })
+        Some(Self { node, path, entries })
     }
 
     /// The value of a key.
     pub(super) fn get(&self, key: &str) -> Option<&'n Node<'n>> {
-        self.entries
-            .iter()
-            .find(|(name, _)| name.text() == Some(key))
-            .map(|(_, value)| value)
+        self.entries.iter().find(|(name, _)| name.text() == Some(key)).map(|(_, value)| value)
     }
 
     /// The value of a key, decoded; nothing if it is missing or wrong.
@@ -87,9 +71,7 @@ impl<'n> Mapping<'n> {
         decode: impl FnOnce(&Node<'n>) -> Result<T, Cause>,
     ) -> Option<T> {
         let node = self.get(key)?;
-        decode(node)
-            .map_err(|cause| problems.add(node.at, self.path.key(key), cause))
-            .ok()
+        decode(node).map_err(|cause| problems.add(node.at, self.path.key(key), cause)).ok()
     }
 
     /// As [`Self::read`]; a missing key is a mistake.
@@ -112,10 +94,8 @@ impl<'n> Mapping<'n> {
             return &[];
         };
         let Value::List(items) = &node.value else {
-            let cause = Cause::Kind {
-                expected: "a list, `[]` if it is empty",
-                found: node.found(),
-            };
+            let cause =
+                Cause::Kind { expected: "a list, `[]` if it is empty", found: node.found() };
             problems.add(node.at, self.path.key(key), cause);
             return &[];
         };
@@ -167,11 +147,7 @@ mod tests {
             ("completely-different", None),
             ("", None),
         ] {
-            assert_eq!(
-                similar(key, &["policy", "min-ttl", "max-ttl"]),
-                expected,
-                "{key}"
-            );
+            assert_eq!(similar(key, &["policy", "min-ttl", "max-ttl"]), expected, "{key}");
         }
     }
 }

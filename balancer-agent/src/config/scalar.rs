@@ -15,16 +15,12 @@ use std::{
 const DNS_PORT: u16 = 53;
 
 fn kind(expected: &'static str, node: &Node<'_>) -> Cause {
-    Cause::Kind {
-        expected,
-        found: node.found(),
-    }
+    Cause::Kind { expected, found: node.found() }
 }
 
 /// Text.
 pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Cause> {
-    node.text()
-        .ok_or_else(|| kind("a text, in quotes if it looks like a number", node))
+    node.text().ok_or_else(|| kind("a text, in quotes if it looks like a number", node))
 }
 
 /// A whole number in a range.
@@ -32,14 +28,11 @@ pub(super) fn number(node: &Node<'_>, range: RangeInclusive<u32>) -> Result<u32,
     let Value::Integer(number) = node.value else {
         return Err(kind("a whole number", node));
     };
-    u32::try_from(number)
-        .ok()
-        .filter(|number| range.contains(number))
-        .ok_or(Cause::Range {
-            number,
-            min: *range.start(),
-            max: *range.end(),
-        })
+    u32::try_from(number).ok().filter(|number| range.contains(number)).ok_or(Cause::Range {
+        number,
+        min: *range.start(),
+        max: *range.end(),
+    })
 }
 
 /// `true` or `false`.
@@ -56,17 +49,10 @@ pub(super) fn word<T: Copy>(
     set: &[T],
     name: impl Fn(T) -> &'static str,
 ) -> Result<T, Cause> {
-    set.iter()
-        .copied()
-        .find(|item| node.text() == Some(name(*item)))
-        .ok_or_else(|| Cause::Word {
-            found: node.found(),
-            known: set
-                .iter()
-                .map(|item| name(*item))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+    set.iter().copied().find(|item| node.text() == Some(name(*item))).ok_or_else(|| Cause::Word {
+        found: node.found(),
+        known: set.iter().map(|item| name(*item)).collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// A duration in a range.
@@ -77,26 +63,18 @@ pub(super) fn duration(
     let written = match &node.value {
         Value::Text(written) => written,
         Value::Integer(number) => {
-            return Err(Cause::DurationUnit {
-                number: number.to_string(),
-            });
+            return Err(Cause::DurationUnit { number: number.to_string() });
         }
         Value::Float(number) => {
-            return Err(Cause::DurationUnit {
-                number: number.to_string(),
-            });
+            return Err(Cause::DurationUnit { number: number.to_string() });
         }
         _ => return Err(kind("a duration such as `20s`", node)),
     };
     if written.parse::<u64>().is_ok() {
-        return Err(Cause::DurationUnit {
-            number: written.to_string(),
-        });
+        return Err(Cause::DurationUnit { number: written.to_string() });
     }
-    let duration = humantime::parse_duration(written).map_err(|error| Cause::Duration {
-        text: excerpt(written),
-        reason: error.to_string(),
-    })?;
+    let duration = humantime::parse_duration(written)
+        .map_err(|error| Cause::Duration { text: excerpt(written), reason: error.to_string() })?;
     if !range.contains(&duration) {
         let show = |duration: &Duration| humantime::format_duration(*duration).to_string();
         return Err(Cause::DurationRange {
@@ -129,10 +107,7 @@ pub(super) fn milliseconds(node: &Node<'_>, range: RangeInclusive<u32>) -> Resul
 }
 
 fn grain(node: &Node<'_>, unit: &'static str) -> Cause {
-    Cause::DurationGrain {
-        text: excerpt(node.text().unwrap_or_default()),
-        unit,
-    }
+    Cause::DurationGrain { text: excerpt(node.text().unwrap_or_default()), unit }
 }
 
 /// A port that can be dialled.
@@ -147,10 +122,7 @@ pub(super) fn port(node: &Node<'_>) -> Result<u16, Cause> {
 /// An address and port that TCP connections can go to.
 pub(super) fn endpoint_address(node: &Node<'_>) -> Result<SocketAddr, Cause> {
     let written = node.text().ok_or_else(|| {
-        kind(
-            "an address such as `10.96.0.10:50051` or `\"[fd00::1]:443\"`",
-            node,
-        )
+        kind("an address such as `10.96.0.10:50051` or `\"[fd00::1]:443\"`", node)
     })?;
     let short = || excerpt(written);
     if written.contains('%') {
@@ -193,10 +165,7 @@ fn reachable(address: IpAddr) -> Result<(), Cause> {
         IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast",
         _ => return Ok(()),
     };
-    Err(Cause::AddressKind {
-        address: address.to_string(),
-        what,
-    })
+    Err(Cause::AddressKind { address: address.to_string(), what })
 }
 
 /// The address of a DNS server; the port may be left out.
@@ -221,14 +190,11 @@ pub(super) fn srv_name(node: &Node<'_>) -> Result<Arc<str>, Cause> {
 }
 
 fn dns_name(node: &Node<'_>, underscores: bool) -> Result<Arc<str>, Cause> {
-    let written = node
-        .text()
-        .ok_or_else(|| kind("a DNS name such as `payments.internal`", node))?;
+    let written =
+        node.text().ok_or_else(|| kind("a DNS name such as `payments.internal`", node))?;
     let name = written.strip_suffix('.').unwrap_or(written);
-    check_dns_name(name, underscores).map_err(|reason| Cause::DnsName {
-        text: excerpt(written),
-        reason,
-    })?;
+    check_dns_name(name, underscores)
+        .map_err(|reason| Cause::DnsName { text: excerpt(written), reason })?;
     Ok(name.to_ascii_lowercase().into())
 }
 

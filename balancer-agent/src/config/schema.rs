@@ -3,9 +3,8 @@
 use super::{behaviour, endpoint, section, service};
 
 /// Keys of the document.
-pub(super) const ROOT_KEYS: &[&str] = &[
-    "version", "node", "dns", "limits", "log", "defaults", "services",
-];
+pub(super) const ROOT_KEYS: &[&str] =
+    &["version", "node", "dns", "limits", "log", "defaults", "services"];
 
 /// Every mapping of the schema by its path, with the keys that may stand in it.
 const MAPPINGS: &[(&str, &[&str])] = &[

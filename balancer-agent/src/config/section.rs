@@ -26,14 +26,8 @@ pub(super) const DNS_KEYS: &[&str] = &[
     "grace",
 ];
 /// Keys of `limits`.
-pub(super) const LIMITS_KEYS: &[&str] = &[
-    "services",
-    "backends",
-    "frontends",
-    "slots",
-    "connections",
-    "pod-services",
-];
+pub(super) const LIMITS_KEYS: &[&str] =
+    &["services", "backends", "frontends", "slots", "connections", "pod-services"];
 /// Keys of `log`.
 pub(super) const LOG_KEYS: &[&str] = &["datapath-level"];
 
@@ -67,14 +61,8 @@ pub enum DatapathLevel {
 
 impl DatapathLevel {
     /// Every level.
-    pub const ALL: [Self; 6] = [
-        Self::Off,
-        Self::Error,
-        Self::Warn,
-        Self::Info,
-        Self::Debug,
-        Self::Trace,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
 
     /// aya-log's number for this level.
     pub const fn code(self) -> u8 {
@@ -95,10 +83,7 @@ impl DatapathLevel {
 }
 
 /// The sizes that the kernel programs are built with.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "constants far below u32::MAX"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "constants far below u32::MAX")]
 pub(super) const fn default_limits() -> Limits {
     Limits {
         services: abi::SERVICES_MAX as u32,
@@ -143,9 +128,9 @@ pub(super) fn limits(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems
         ("pod-services", &mut limits.pod_services, 1),
     ];
     for (key, limit, min) in fields {
-        if let Some(number) = map.read(key, problems, |node| {
-            scalar::number(node, min..=RECORDS_MAX)
-        }) {
+        if let Some(number) =
+            map.read(key, problems, |node| scalar::number(node, min..=RECORDS_MAX))
+        {
             *limit = number;
         }
     }
@@ -158,10 +143,7 @@ pub(super) fn limits(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems
 fn chunks(node: &Node<'_>) -> Result<u32, Cause> {
     let slots = scalar::number(node, SLOTS_STEP..=SLOTS_MAX)?;
     if !slots.is_multiple_of(SLOTS_STEP) {
-        return Err(Cause::NotMultiple {
-            number: slots,
-            of: SLOTS_STEP,
-        });
+        return Err(Cause::NotMultiple { number: slots, of: SLOTS_STEP });
     }
     Ok(slots / SLOTS_STEP)
 }
@@ -173,26 +155,14 @@ pub(super) fn dns(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -
         return dns;
     };
     dns.servers = dns_servers(&map, problems);
-    let (ms, s, day) = (
-        Duration::from_millis(1),
-        Duration::from_secs(1),
-        Duration::from_hours(24),
-    );
+    let (ms, s, day) = (Duration::from_millis(1), Duration::from_secs(1), Duration::from_hours(24));
     let fields: [(&str, &mut Duration, RangeInclusive<Duration>); 6] = [
         ("min-ttl", &mut dns.ttl_min, 100 * ms..=day),
         ("max-ttl", &mut dns.ttl_max, s..=day),
         ("timeout", &mut dns.timeout, 10 * ms..=60 * s),
         // RFC 8767 section 5 recommends at most seven days.
-        (
-            "serve-stale",
-            &mut dns.serve_stale,
-            Duration::ZERO..=7 * day,
-        ),
-        (
-            "removal-delay",
-            &mut dns.removal_delay,
-            Duration::ZERO..=day,
-        ),
+        ("serve-stale", &mut dns.serve_stale, Duration::ZERO..=7 * day),
+        ("removal-delay", &mut dns.removal_delay, Duration::ZERO..=day),
         ("grace", &mut dns.grace, Duration::ZERO..=7 * day),
     ];
     for (key, field, range) in fields {
@@ -206,14 +176,7 @@ pub(super) fn dns(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -
     if dns.ttl_min > dns.ttl_max
         && let Some(at) = map.get("min-ttl").or_else(|| map.get("max-ttl"))
     {
-        problems.add(
-            at.at,
-            path,
-            Cause::Order {
-                low: "min-ttl",
-                high: "max-ttl",
-            },
-        );
+        problems.add(at.at, path, Cause::Order { low: "min-ttl", high: "max-ttl" });
     }
     dns
 }
@@ -236,10 +199,7 @@ fn dns_servers(map: &Mapping<'_>, problems: &mut Problems) -> Vec<SocketAddr> {
             Err(cause) => problems.add(item.at, path.item(index), cause),
         }
         if index == DNS_SERVERS_MAX {
-            let cause = Cause::TooMany {
-                count: items.len(),
-                max: DNS_SERVERS_MAX,
-            };
+            let cause = Cause::TooMany { count: items.len(), max: DNS_SERVERS_MAX };
             problems.add(item.at, path, cause);
             break;
         }

@@ -83,18 +83,10 @@ impl ServicesReader {
         if map.get("dns").is_none() {
             let service = || name.to_string();
             if is_empty(map, "frontends") {
-                problems.add(
-                    map.node.at,
-                    map.path,
-                    Cause::NoFrontend { service: service() },
-                );
+                problems.add(map.node.at, map.path, Cause::NoFrontend { service: service() });
             }
             if is_empty(map, "backends") {
-                problems.add(
-                    map.node.at,
-                    map.path,
-                    Cause::NoBackend { service: service() },
-                );
+                problems.add(map.node.at, map.path, Cause::NoBackend { service: service() });
             }
         }
         Some(Service {
@@ -115,10 +107,7 @@ impl ServicesReader {
         let at = map.get("name").map_or(map.node.at, |node| node.at);
         if let Some(first_line) = self.names.insert(name.clone(), at.line) {
             self.names.insert(name.clone(), first_line);
-            let cause = Cause::NameTaken {
-                name: name.to_string(),
-                first_line,
-            };
+            let cause = Cause::NameTaken { name: name.to_string(), first_line };
             problems.add(at, map.path.key("name"), cause);
         }
         Some(name)
@@ -171,15 +160,13 @@ impl ServicesReader {
             };
             problems.add(at, path, cause);
         } else {
-            self.frontends
-                .insert(frontend.clone(), (service.clone(), at.line));
+            self.frontends.insert(frontend.clone(), (service.clone(), at.line));
         }
     }
 }
 
 fn is_empty(map: &Mapping<'_>, key: &str) -> bool {
-    map.get(key)
-        .is_none_or(|node| node.value == Value::List(Vec::new()))
+    map.get(key).is_none_or(|node| node.value == Value::List(Vec::new()))
 }
 
 /// What names a backend within its service, whatever its weight and state.
@@ -198,10 +185,7 @@ fn backends(
     let mut backends = BTreeSet::new();
     if let (Some(lookup), Some(node)) = (both, map.get("dns")) {
         first_lines.insert(BackendKey::Resolved(lookup.clone()), node.at.line);
-        backends.insert(BackendSource::Resolved {
-            lookup: lookup.clone(),
-            weight: 1,
-        });
+        backends.insert(BackendSource::Resolved { lookup: lookup.clone(), weight: 1 });
     }
     let path = map.path.key("backends");
     for (index, node) in map.list("backends", problems).iter().enumerate() {
@@ -210,24 +194,16 @@ fn backends(
             continue;
         };
         let (key, shown) = match &backend {
-            BackendSource::Fixed(endpoint) => (
-                BackendKey::Fixed(endpoint.address),
-                endpoint.address.to_string(),
-            ),
+            BackendSource::Fixed(endpoint) => {
+                (BackendKey::Fixed(endpoint.address), endpoint.address.to_string())
+            }
             BackendSource::Resolved { lookup, .. } => {
                 (BackendKey::Resolved(lookup.clone()), lookup.to_string())
             }
         };
         let first_line = *first_lines.entry(key).or_insert(node.at.line);
         if first_line != node.at.line || backends.contains(&backend) {
-            problems.add(
-                node.at,
-                path,
-                Cause::BackendTwice {
-                    backend: shown,
-                    first_line,
-                },
-            );
+            problems.add(node.at, path, Cause::BackendTwice { backend: shown, first_line });
         }
         backends.insert(backend);
     }
@@ -247,29 +223,14 @@ fn check_limits(
             FrontendSource::Fixed(address) => wanted(address),
             FrontendSource::Resolved(_) => false,
         };
-        services
-            .iter()
-            .map(|service| service.frontends.iter().filter(fixed).count())
-            .sum()
+        services.iter().map(|service| service.frontends.iter().filter(fixed).count()).sum()
     };
     let fixed = |source: &&BackendSource| matches!(source, BackendSource::Fixed(_));
-    let backends = services
-        .iter()
-        .map(|service| service.backends.iter().filter(fixed).count());
+    let backends = services.iter().map(|service| service.backends.iter().filter(fixed).count());
     // Id 0 belongs to the self-test, which has one frontend of each family and one backend too.
     let counts: [(usize, &'static str, u32, &'static str); 4] = [
-        (
-            services.len(),
-            "services",
-            limits.services - 1,
-            "limits.services",
-        ),
-        (
-            backends.sum(),
-            "backends",
-            limits.backends - 1,
-            "limits.backends",
-        ),
+        (services.len(), "services", limits.services - 1, "limits.services"),
+        (backends.sum(), "backends", limits.backends - 1, "limits.backends"),
         (
             frontends(SocketAddr::is_ipv4),
             "IPv4 frontends",
@@ -285,16 +246,7 @@ fn check_limits(
     ];
     for (count, what, max, key) in counts {
         if usize::try_from(max).is_ok_and(|max| count > max) {
-            problems.add(
-                at,
-                path,
-                Cause::Limit {
-                    count,
-                    what,
-                    max,
-                    key,
-                },
-            );
+            problems.add(at, path, Cause::Limit { count, what, max, key });
         }
     }
 }

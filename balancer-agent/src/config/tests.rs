@@ -18,19 +18,12 @@ fn some(number: u32) -> Option<NonZeroU32> {
 }
 
 fn host(name: &str, port: u16) -> Lookup {
-    Lookup::Host {
-        host: name.into(),
-        port,
-    }
+    Lookup::Host { host: name.into(), port }
 }
 
 #[test]
 fn what_is_left_out_has_its_default() {
-    for text in [
-        "version: 1",
-        "version: 1\nservices: []\n",
-        "{\"version\": 1}",
-    ] {
+    for text in ["version: 1", "version: 1\nservices: []\n", "{\"version\": 1}"] {
         assert_eq!(parse(text), Config::default(), "{text}");
     }
 }
@@ -118,14 +111,9 @@ services:
                 weight: 3,
                 state: EndpointState::Draining,
             }),
+            BackendSource::Resolved { lookup: host("pool.internal", 50051), weight: 2 },
             BackendSource::Resolved {
-                lookup: host("pool.internal", 50051),
-                weight: 2,
-            },
-            BackendSource::Resolved {
-                lookup: Lookup::Srv {
-                    name: "_grpc._tcp.shop.internal".into(),
-                },
+                lookup: Lookup::Srv { name: "_grpc._tcp.shop.internal".into() },
                 weight: 1,
             },
         ]
@@ -143,11 +131,7 @@ services:
     let shop = Service {
         name: ServiceName::new("shop").unwrap(),
         frontends: [FrontendSource::Resolved(host("shop.internal", 80))].into(),
-        backends: [BackendSource::Resolved {
-            lookup: host("shop.internal", 80),
-            weight: 1,
-        }]
-        .into(),
+        backends: [BackendSource::Resolved { lookup: host("shop.internal", 80), weight: 1 }].into(),
         policy: Policy::Random,
         affinity_s: None,
         tracked: true,
@@ -182,13 +166,7 @@ services: [{name: a, frontends: ['10.0.0.1:80'], backends: ['10.0.0.1:80', '10.0
 fn the_example_is_right_and_stands_at_the_defaults() {
     let config = parse(Config::example());
     assert_eq!(config.services.len(), 3);
-    assert_eq!(
-        Config {
-            services: Vec::new(),
-            ..config
-        },
-        Config::default()
-    );
+    assert_eq!(Config { services: Vec::new(), ..config }, Config::default());
 }
 
 /// Paths of the keys in a document, as [`keys`] spells them.
@@ -219,10 +197,7 @@ fn every_key_stands_in_the_example_and_in_the_documentation() {
     for key in keys() {
         // `off` by default, and shown at a service.
         if !key.starts_with("defaults.keepalive.") {
-            assert!(
-                example.contains(&key),
-                "{key} is missing in config.example.yaml"
-            );
+            assert!(example.contains(&key), "{key} is missing in config.example.yaml");
         }
         assert!(
             reference.contains(&format!("\n| `{key}` |")),
@@ -230,9 +205,8 @@ fn every_key_stands_in_the_example_and_in_the_documentation() {
         );
     }
     let known: std::collections::BTreeSet<String> = keys().collect();
-    let documented = reference
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented =
+        reference.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     for key in documented {
         assert!(known.contains(key), "{key} in configuration.md is no key");
     }
@@ -258,10 +232,7 @@ fn the_documented_defaults_are_the_built_in_ones() {
         ("limits.slots", (limits.chunks * 16).to_string()),
         ("limits.connections", limits.flows.to_string()),
         ("limits.pod-services", limits.pod_services.to_string()),
-        (
-            "log.datapath-level",
-            DatapathLevel::default().name().to_owned(),
-        ),
+        ("log.datapath-level", DatapathLevel::default().name().to_owned()),
         ("defaults.policy", Policy::default().name().to_owned()),
     ] {
         let row = format!("| `{key}` | `{default}` |");
@@ -276,8 +247,5 @@ fn settings_of_the_load_need_a_restart() {
     assert!(changed.restart_needed(&running).is_empty());
     changed.limits.flows = 1;
     changed.datapath_log_level = DatapathLevel::Trace;
-    assert_eq!(
-        changed.restart_needed(&running),
-        ["limits", "log.datapath-level"]
-    );
+    assert_eq!(changed.restart_needed(&running), ["limits", "log.datapath-level"]);
 }

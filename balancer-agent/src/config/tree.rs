@@ -73,11 +73,7 @@ pub(super) fn read(text: &str) -> Result<Node<'_>, Problem> {
                 message: DefaultMessageFormatter.format_message(other).into_owned(),
             },
         };
-        Problem {
-            at,
-            path: String::new(),
-            cause,
-        }
+        Problem { at, path: String::new(), cause }
     })
 }
 
@@ -109,11 +105,7 @@ impl Node<'_> {
 /// Text that fits a message and cannot garble a terminal.
 pub(super) fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 60;
-    let mut short: String = text
-        .chars()
-        .take(CHARS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         short.push('…');
     }
@@ -123,10 +115,7 @@ pub(super) fn excerpt(text: &str) -> String {
 impl<'de> Deserialize<'de> for Node<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value<'de>>::deserialize(deserializer)?;
-        Ok(Self {
-            at: spanned.referenced.into(),
-            value: spanned.value,
-        })
+        Ok(Self { at: spanned.referenced.into(), value: spanned.value })
     }
 }
 

@@ -21,17 +21,9 @@ pub struct Ids {
 impl Ids {
     /// All ids of `range` but those in `used`.
     pub fn new(range: Range<u32>, used: &BTreeSet<u32>) -> Self {
-        let next = used
-            .last()
-            .map_or(range.start, |last| last.saturating_add(1).max(range.start));
-        let free = (range.start..next.min(range.end))
-            .filter(|id| !used.contains(id))
-            .collect();
-        Self {
-            next: next.min(range.end),
-            end: range.end,
-            free,
-        }
+        let next = used.last().map_or(range.start, |last| last.saturating_add(1).max(range.start));
+        let free = (range.start..next.min(range.end)).filter(|id| !used.contains(id)).collect();
+        Self { next: next.min(range.end), end: range.end, free }
     }
 
     /// Takes an id.
@@ -46,10 +38,7 @@ impl Ids {
 
     /// Gives an id back that was taken.
     pub fn put(&mut self, id: u32) {
-        debug_assert!(
-            id < self.next && !self.free.contains(&id),
-            "id {id} was not taken"
-        );
+        debug_assert!(id < self.next && !self.free.contains(&id), "id {id} was not taken");
         self.free.push_back(id);
     }
 
@@ -76,11 +65,7 @@ impl Extents {
         let mut order: Vec<usize> = (0..used.len()).collect();
         order.sort_by_key(|index| (used[*index].start, used[*index].end));
         let mut refused = BTreeSet::new();
-        let mut extents = Self {
-            ranges: RangeAllocator::new(0..end),
-            end,
-            used: 0,
-        };
+        let mut extents = Self { ranges: RangeAllocator::new(0..end), end, used: 0 };
         if end == 0 {
             return (extents, (0..used.len()).collect());
         }
@@ -108,9 +93,7 @@ impl Extents {
 
     /// Takes an extent that holds `slots` slots.
     pub fn take(&mut self, slots: usize) -> Option<Range<u32>> {
-        let chunks = u32::try_from(slots.div_ceil(CHUNK_SLOTS))
-            .ok()
-            .filter(|n| *n > 0)?;
+        let chunks = u32::try_from(slots.div_ceil(CHUNK_SLOTS)).ok().filter(|n| *n > 0)?;
         if chunks > self.end - self.used {
             return None;
         }
@@ -163,11 +146,7 @@ mod tests {
         let (mut extents, refused) = Extents::new(8, &[4..6, 1..2, 5..7, 7..9]);
         assert_eq!(refused, BTreeSet::from([2, 3]));
         assert_eq!(extents.available(), 5);
-        assert_eq!(
-            extents.take(33),
-            None,
-            "no three in a row but 6..8 and 2..4"
-        );
+        assert_eq!(extents.take(33), None, "no three in a row but 6..8 and 2..4");
         assert_eq!(extents.take(32), Some(2..4));
         assert_eq!(extents.take(1), Some(0..1));
         extents.put(4..6);

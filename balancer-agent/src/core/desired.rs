@@ -79,10 +79,7 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// What is known of a service's frontends. Departed members stay: clients may remember them.
 pub fn frontends(service: &Service, sets: &Sets) -> Known<BTreeSet<SocketAddr>> {
-    let mut known = Known {
-        set: BTreeSet::new(),
-        complete: true,
-    };
+    let mut known = Known { set: BTreeSet::new(), complete: true };
     for source in &service.frontends {
         match source {
             FrontendSource::Fixed(address) => {
@@ -90,9 +87,7 @@ pub fn frontends(service: &Service, sets: &Sets) -> Known<BTreeSet<SocketAddr>> 
             }
             FrontendSource::Resolved(lookup) => match sets.get(lookup) {
                 Some(members) => {
-                    known
-                        .set
-                        .extend(members.iter().map(|member| canonical(member.address)));
+                    known.set.extend(members.iter().map(|member| canonical(member.address)));
                 }
                 None => known.complete = false,
             },
@@ -104,19 +99,11 @@ pub fn frontends(service: &Service, sets: &Sets) -> Known<BTreeSet<SocketAddr>> 
 /// What is known of a service's backends. Named twice, one counts once: active wins over draining,
 /// the larger weight over the smaller.
 pub fn backends(service: &Service, sets: &Sets) -> Known<BTreeMap<SocketAddr, DesiredBackend>> {
-    let mut known = Known {
-        set: BTreeMap::new(),
-        complete: true,
-    };
+    let mut known = Known { set: BTreeMap::new(), complete: true };
     for source in &service.backends {
         match source {
             BackendSource::Fixed(endpoint) => {
-                add(
-                    &mut known.set,
-                    endpoint.address,
-                    endpoint.weight,
-                    endpoint.state,
-                );
+                add(&mut known.set, endpoint.address, endpoint.weight, endpoint.state);
             }
             BackendSource::Resolved { lookup, weight } => match sets.get(lookup) {
                 Some(members) => {
@@ -162,11 +149,7 @@ pub const fn effective_policy(service: &Service) -> Policy {
 
 /// The service's record but for banks and generation.
 pub fn settings(service: &Service) -> service::Service {
-    let tracked = if service.tracked {
-        service::SERVICE_TRACKED
-    } else {
-        0
-    };
+    let tracked = if service.tracked { service::SERVICE_TRACKED } else { 0 };
     let keepalive = service.keepalive;
     service::Service {
         flags: service::SERVICE_VALID | tracked,
@@ -189,30 +172,16 @@ pub fn slots(
     let usable = backends
         .iter()
         .filter(|(_, backend)| backend.state == EndpointState::Active)
-        .map(|(address, backend)| Candidate {
-            address: *address,
-            weight: backend.weight,
-        });
+        .map(|(address, backend)| Candidate { address: *address, weight: backend.weight });
     let (mut v4, mut v6): (Vec<_>, Vec<_>) = usable.partition(|c| c.address.is_ipv4());
     let lay_out = |candidates: &[Candidate]| -> Option<Vec<SocketAddr>> {
         let slots = schedule::lay_out(policy, candidates)?;
-        Some(
-            slots
-                .iter()
-                .map(|index| candidates[*index as usize].address)
-                .collect(),
-        )
+        Some(slots.iter().map(|index| candidates[*index as usize].address).collect())
     };
     if v4.is_empty() || v6.is_empty() {
         v4.append(&mut v6);
         let both = lay_out(&v4)?;
-        return Some(Slots {
-            v4: both.clone(),
-            v6: both,
-        });
+        return Some(Slots { v4: both.clone(), v6: both });
     }
-    Some(Slots {
-        v4: lay_out(&v4)?,
-        v6: lay_out(&v6)?,
-    })
+    Some(Slots { v4: lay_out(&v4)?, v6: lay_out(&v6)? })
 }

@@ -41,11 +41,8 @@ impl Core {
     /// refused are problems, not differences, and are left out.
     pub fn differences(&self, kernel: &KernelState) -> Vec<Difference> {
         let mut found = Findings::default();
-        let by_name: BTreeMap<&str, (u32, &KernelService)> = kernel
-            .services
-            .iter()
-            .map(|(id, s)| (s.name.as_str(), (*id, s)))
-            .collect();
+        let by_name: BTreeMap<&str, (u32, &KernelService)> =
+            kernel.services.iter().map(|(id, s)| (s.name.as_str(), (*id, s))).collect();
         let backends = backends_by_service(kernel);
         let mut declared = BTreeSet::new();
         for (_, service) in self.observed.services() {
@@ -97,17 +94,12 @@ impl Core {
             }
         }
         for (address, id) in &kernel.frontends {
-            let name = kernel
-                .services
-                .get(id)
-                .map_or("", |service| service.name.as_str());
+            let name = kernel.services.get(id).map_or("", |service| service.name.as_str());
             let refused = ServiceName::new(name).is_ok_and(|name| self.refused.contains_key(&name));
             let owner = self.observed.owner(address).map(ServiceName::as_str);
             if owner != Some(name) && !refused {
                 name.clone_into(&mut found.service);
-                found.add(format!(
-                    "frontend {address} is in the kernel, but is not the service's"
-                ));
+                found.add(format!("frontend {address} is in the kernel, but is not the service's"));
             }
         }
         for (id, record) in &kernel.backends {
@@ -130,10 +122,7 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, text: String) {
-        self.list.push(Difference {
-            service: self.service.clone(),
-            text,
-        });
+        self.list.push(Difference { service: self.service.clone(), text });
     }
 
     fn compare<T: Copy + PartialEq + std::fmt::Display>(
@@ -143,9 +132,7 @@ impl Findings {
         desired: T,
     ) {
         if kernel != desired {
-            self.add(format!(
-                "{what} is {kernel} in the kernel, should be {desired}"
-            ));
+            self.add(format!("{what} is {kernel} in the kernel, should be {desired}"));
         }
     }
 }
@@ -157,26 +144,14 @@ fn compare_settings(found: &mut Findings, desired: &Desired, held: &KernelServic
     found.compare("affinity in seconds", bank.affinity_s, desired.affinity_s);
     let tracked = |flags: u32| flags & SERVICE_TRACKED != 0;
     found.compare("tracking", tracked(record.flags), tracked(settings.flags));
-    found.compare(
-        "user time-out in ms",
-        record.user_timeout_ms,
-        settings.user_timeout_ms,
-    );
-    found.compare(
-        "keepalive idle in s",
-        record.keepalive_idle_s,
-        settings.keepalive_idle_s,
-    );
+    found.compare("user time-out in ms", record.user_timeout_ms, settings.user_timeout_ms);
+    found.compare("keepalive idle in s", record.keepalive_idle_s, settings.keepalive_idle_s);
     found.compare(
         "keepalive interval in s",
         record.keepalive_interval_s,
         settings.keepalive_interval_s,
     );
-    found.compare(
-        "keepalive probes",
-        record.keepalive_probes,
-        settings.keepalive_probes,
-    );
+    found.compare("keepalive probes", record.keepalive_probes, settings.keepalive_probes);
 }
 
 fn compare_slots(
@@ -188,15 +163,10 @@ fn compare_slots(
     let Some(slots) = desired::slots(desired.policy, &desired.backends) else {
         return;
     };
-    let families = [
-        ("IPv4", &held.slots_v4, &slots.v4),
-        ("IPv6", &held.slots_v6, &slots.v6),
-    ];
+    let families = [("IPv4", &held.slots_v4, &slots.v4), ("IPv6", &held.slots_v6, &slots.v6)];
     for (family, ids, wanted) in families {
-        let addresses: Vec<Option<SocketAddr>> = ids
-            .iter()
-            .map(|id| kernel.backends.get(id).map(socket))
-            .collect();
+        let addresses: Vec<Option<SocketAddr>> =
+            ids.iter().map(|id| kernel.backends.get(id).map(socket)).collect();
         if !addresses.iter().eq(wanted
             .iter()
             .map(|address| Some(*address))
@@ -220,11 +190,7 @@ type BackendsOfService = BTreeMap<SocketAddr, (u32, u32)>;
 
 fn backends_by_service(kernel: &KernelState) -> BTreeMap<u32, BackendsOfService> {
     let mut by_service: BTreeMap<u32, BackendsOfService> = BTreeMap::new();
-    for record in kernel
-        .backends
-        .values()
-        .filter(|record| record.state != STATE_GONE)
-    {
+    for record in kernel.backends.values().filter(|record| record.state != STATE_GONE) {
         let backends = by_service.entry(record.service).or_default();
         backends.insert(socket(record), (record.state, record.weight));
     }
@@ -242,17 +208,11 @@ fn compare_backends(found: &mut Findings, desired: &Desired, held: Option<&Backe
             state_name(*state),
             state_name(backend.state.code()),
         );
-        found.compare(
-            &format!("weight of backend {address}"),
-            *weight,
-            backend.weight,
-        );
+        found.compare(&format!("weight of backend {address}"), *weight, backend.weight);
     }
     for address in held.into_iter().flat_map(BTreeMap::keys) {
         if !desired.backends.contains_key(address) {
-            found.add(format!(
-                "backend {address} is in the kernel, but should be gone"
-            ));
+            found.add(format!("backend {address} is in the kernel, but should be gone"));
         }
     }
 }

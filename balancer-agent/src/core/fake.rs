@@ -78,12 +78,7 @@ impl FakeDatapath {
     /// # Errors
     /// Says which bound or order the write breaks.
     pub fn apply(&mut self, write: &Write) -> Result<(), Refused> {
-        let refuse = |cause| {
-            Err(Refused {
-                write: write.clone(),
-                cause,
-            })
-        };
+        let refuse = |cause| Err(Refused { write: write.clone(), cause });
         match write {
             Write::Backend { id, record } => {
                 if *id == 0 || *id >= self.limits.backends {
@@ -162,12 +157,7 @@ impl FakeDatapath {
     }
 
     fn apply_service(&mut self, id: u32, record: &Service, write: &Write) -> Result<(), Refused> {
-        let refuse = |cause| {
-            Err(Refused {
-                write: write.clone(),
-                cause,
-            })
-        };
+        let refuse = |cause| Err(Refused { write: write.clone(), cause });
         if id == 0 || id >= self.limits.services {
             return refuse("no such service id");
         }
@@ -236,49 +226,32 @@ impl FakeDatapath {
                     let id = self.slot(schedule, slot);
                     let backend = self.backends.get(&id)?;
                     let usable = backend.state == STATE_ACTIVE;
-                    usable.then(|| Load {
-                        active: self.active(id),
-                        weight: backend.weight,
-                    })
+                    usable.then(|| Load { active: self.active(id), weight: backend.weight })
                 })
             }
             _ => slot_of_cursor(self.advance(pod, service), schedule.slots),
         };
         let id = self.slot(schedule, slot);
-        let backend = self
-            .backends
-            .get(&id)
-            .filter(|backend| backend.state == STATE_ACTIVE)?;
-        let connection = Connection {
-            address: socket(backend),
-            backend: id,
-            incarnation: backend.incarnation,
-        };
+        let backend = self.backends.get(&id).filter(|backend| backend.state == STATE_ACTIVE)?;
+        let connection =
+            Connection { address: socket(backend), backend: id, incarnation: backend.incarnation };
         *self.active.entry(id).or_default() += 1;
         Some(connection)
     }
 
     /// Where a `connect()` to `frontend` may go, whatever the pod and the policy.
     pub fn reachable(&self, frontend: SocketAddr) -> BTreeSet<SocketAddr> {
-        let service = self
-            .frontends
-            .get(&frontend)
-            .and_then(|id| self.services.get(id));
+        let service = self.frontends.get(&frontend).and_then(|id| self.services.get(id));
         let schedule = service.map(Service::bank);
         let schedule = schedule.map(|bank| if frontend.is_ipv4() { bank.v4 } else { bank.v6 });
         let ids = self.distinct(schedule.unwrap_or_default());
-        ids.iter()
-            .filter_map(|id| self.backends.get(id))
-            .map(socket)
-            .collect()
+        ids.iter().filter_map(|id| self.backends.get(id)).map(socket).collect()
     }
 
     /// Every frontend with the name of its service.
     pub fn frontends(&self) -> impl Iterator<Item = (SocketAddr, &str)> {
         let name = |id| self.names.get(id).map_or("", String::as_str);
-        self.frontends
-            .iter()
-            .map(move |(address, id)| (*address, name(id)))
+        self.frontends.iter().map(move |(address, id)| (*address, name(id)))
     }
 
     /// A connection ends.
@@ -299,23 +272,13 @@ impl FakeDatapath {
     /// Reads everything back, as an agent does that adopts the maps.
     pub fn read_back(&self) -> KernelState {
         let slots = |schedule: Schedule| {
-            (0..schedule.slots)
-                .map(|slot| self.slot(schedule, slot))
-                .collect()
+            (0..schedule.slots).map(|slot| self.slot(schedule, slot)).collect()
         };
         let service = |(id, record): (&u32, &Service)| {
             let bank = record.bank();
             let name = self.names.get(id).cloned().unwrap_or_default();
             let (slots_v4, slots_v6) = (slots(bank.v4), slots(bank.v6));
-            (
-                *id,
-                KernelService {
-                    name,
-                    record: *record,
-                    slots_v4,
-                    slots_v6,
-                },
-            )
+            (*id, KernelService { name, record: *record, slots_v4, slots_v6 })
         };
         KernelState {
             services: self.services.iter().map(service).collect(),
@@ -345,33 +308,24 @@ impl FakeDatapath {
     fn slot(&self, schedule: Schedule, slot: u32) -> u32 {
         let (chunk, index) = (slot as usize / CHUNK_SLOTS, slot as usize % CHUNK_SLOTS);
         let chunk = schedule.chunk + u32::try_from(chunk).unwrap_or(u32::MAX / 2);
-        self.slots
-            .get(chunk as usize)
-            .map_or(0, |slots| slots.backends[index])
+        self.slots.get(chunk as usize).map_or(0, |slots| slots.backends[index])
     }
 
     /// The backend ids in a schedule, each once.
     fn distinct(&self, schedule: Schedule) -> Vec<u32> {
-        let mut ids: Vec<u32> = (0..schedule.slots)
-            .map(|slot| self.slot(schedule, slot))
-            .collect();
+        let mut ids: Vec<u32> = (0..schedule.slots).map(|slot| self.slot(schedule, slot)).collect();
         ids.sort_unstable();
         ids.dedup();
         ids
     }
 
     fn schedules_in_force(&self) -> impl Iterator<Item = Schedule> {
-        self.services
-            .values()
-            .flat_map(|service| [service.bank().v4, service.bank().v6])
+        self.services.values().flat_map(|service| [service.bank().v4, service.bank().v6])
     }
 
     fn is_in_force(&self, backend: u32) -> bool {
         // Only the service that the record names can have the backend in its slots.
-        let service = self
-            .backends
-            .get(&backend)
-            .and_then(|b| self.services.get(&b.service));
+        let service = self.backends.get(&backend).and_then(|b| self.services.get(&b.service));
         let mut schedules = service.into_iter().flat_map(|s| [s.bank().v4, s.bank().v6]);
         schedules
             .any(|schedule| (0..schedule.slots).any(|slot| self.slot(schedule, slot) == backend))

@@ -28,10 +28,7 @@ impl Core {
             let fallback = held.partial && !known.set.is_empty();
             !known.complete && !held.frontends.is_empty() && !fallback
         });
-        Some((
-            source,
-            held.map_or(known.set, |held| held.frontends.clone()),
-        ))
+        Some((source, held.map_or(known.set, |held| held.frontends.clone())))
     }
 
     /// What a declared service should be.
@@ -41,10 +38,7 @@ impl Core {
         let frontends_complete = desired::frontends(service, &self.observed.sets).complete;
         let held = self.held_backends(name);
         let was_partial = self.kernel.find(name).is_some_and(|(_, held)| held.partial);
-        let serves = known
-            .set
-            .values()
-            .any(|backend| backend.state == EndpointState::Active);
+        let serves = known.set.values().any(|backend| backend.state == EndpointState::Active);
         let enough = known.complete || was_partial && serves;
         let holds = !enough && !held.is_empty();
         let complete = known.complete && frontends_complete;
@@ -59,9 +53,7 @@ impl Core {
     }
 
     pub(super) fn is_new(&self, name: &ServiceName) -> bool {
-        self.kernel
-            .find(name)
-            .is_none_or(|(_, held)| !held.is_valid())
+        self.kernel.find(name).is_none_or(|(_, held)| !held.is_valid())
     }
 
     /// The backends that the kernel has for a service.
@@ -69,10 +61,7 @@ impl Core {
         let Some((_, held)) = self.kernel.find(name).filter(|(_, held)| held.is_valid()) else {
             return BTreeMap::new();
         };
-        let records = held
-            .backends
-            .values()
-            .filter_map(|id| self.kernel.backends.get(id));
+        let records = held.backends.values().filter_map(|id| self.kernel.backends.get(id));
         let present = records.filter(|record| record.state != STATE_GONE);
         let as_desired = |record: &Backend| DesiredBackend {
             weight: record.weight,
@@ -81,21 +70,15 @@ impl Core {
                 _ => EndpointState::Draining,
             },
         };
-        present
-            .map(|record| (socket(record), as_desired(record)))
-            .collect()
+        present.map(|record| (socket(record), as_desired(record))).collect()
     }
 
     /// The part of a service that the kernel has already; `None` if it has nothing of it.
     pub(super) fn reduced(&self, name: &ServiceName, desired: &Desired) -> Option<Desired> {
         let (_, held) = self.kernel.find(name).filter(|(_, held)| held.is_valid())?;
         let mut reduced = desired.clone();
-        reduced
-            .backends
-            .retain(|address, _| held.backends.contains_key(address));
-        reduced
-            .frontends
-            .retain(|address| held.frontends.contains(address));
+        reduced.backends.retain(|address, _| held.backends.contains_key(address));
+        reduced.frontends.retain(|address| held.frontends.contains(address));
         Some(reduced)
     }
 

@@ -99,16 +99,9 @@ impl Kernel {
         let backend_ids = state.backends.keys().copied().collect();
         let service_ids = state.services.keys().copied();
         let named = state.backends.values().map(|backend| backend.service);
-        let service_ids: BTreeSet<u32> = service_ids
-            .chain(named)
-            .filter(|id| (1..limits.services).contains(id))
-            .collect();
-        let incarnation_max = state
-            .backends
-            .values()
-            .map(|b| b.incarnation)
-            .max()
-            .unwrap_or(0);
+        let service_ids: BTreeSet<u32> =
+            service_ids.chain(named).filter(|id| (1..limits.services).contains(id)).collect();
+        let incarnation_max = state.backends.values().map(|b| b.incarnation).max().unwrap_or(0);
         let mut kernel = Self {
             limits,
             services: BTreeMap::new(),
@@ -142,10 +135,7 @@ impl Kernel {
         }
         kernel.adopt_backends(state);
         for (address, service) in &state.frontends {
-            kernel.land(&Write::Frontend {
-                address: *address,
-                service: *service,
-            });
+            kernel.land(&Write::Frontend { address: *address, service: *service });
             if !kernel.services.get(service).is_some_and(Held::is_valid) {
                 kernel.strays.insert(*address);
             }
@@ -193,10 +183,7 @@ impl Kernel {
                 self.gone.insert(*id, 0);
             }
             let held = self.services.get_mut(&record.service);
-            let known = held
-                .as_ref()
-                .and_then(|held| held.backends.get(&address))
-                .copied();
+            let known = held.as_ref().and_then(|held| held.backends.get(&address)).copied();
             let known_is_gone = known.is_none_or(|known| self.gone.contains_key(&known));
             let kept = match held {
                 Some(held) if known_is_gone => {
@@ -267,11 +254,7 @@ impl Kernel {
             self.orphans.remove(&id);
         } else {
             self.gone.remove(&id);
-            self.services
-                .entry(record.service)
-                .or_default()
-                .backends
-                .insert(socket(record), id);
+            self.services.entry(record.service).or_default().backends.insert(socket(record), id);
         }
     }
 
@@ -287,11 +270,7 @@ impl Kernel {
     /// Frontends of one family.
     pub(super) fn frontend_count(&self, v4: bool) -> u32 {
         let all = u32::try_from(self.frontends.len()).unwrap_or(u32::MAX);
-        if v4 {
-            self.frontends_v4
-        } else {
-            all - self.frontends_v4
-        }
+        if v4 { self.frontends_v4 } else { all - self.frontends_v4 }
     }
 
     /// The service of that name, with its id.
@@ -303,13 +282,7 @@ impl Kernel {
     /// Takes an id for a new service.
     pub(super) fn reserve_service(&mut self, name: &ServiceName) -> Option<u32> {
         let id = self.service_ids.take()?;
-        self.services.insert(
-            id,
-            Held {
-                name: Some(name.clone()),
-                ..Held::default()
-            },
-        );
+        self.services.insert(id, Held { name: Some(name.clone()), ..Held::default() });
         self.by_name.insert(name.clone(), id);
         Some(id)
     }
@@ -339,9 +312,7 @@ impl Kernel {
 
     /// The generation for a service's next set of backends.
     pub(super) fn generation_next(&self, id: u32) -> u32 {
-        self.generations
-            .get(&id)
-            .map_or(0, |generation| generation.wrapping_add(1))
+        self.generations.get(&id).map_or(0, |generation| generation.wrapping_add(1))
     }
 
     /// A fresh incarnation.
@@ -378,10 +349,7 @@ fn used_extents(state: &KernelState) -> (Vec<u32>, Vec<Range<u32>>) {
     for (id, service) in &state.services {
         let bank = service.record.bank();
         let (v4, v6) = (extent(bank.v4), extent(bank.v6));
-        for range in [Some(&v4), Some(&v6).filter(|v6| **v6 != v4)]
-            .into_iter()
-            .flatten()
-        {
+        for range in [Some(&v4), Some(&v6).filter(|v6| **v6 != v4)].into_iter().flatten() {
             if !range.is_empty() {
                 used.0.push(*id);
                 used.1.push(range.clone());

@@ -19,27 +19,15 @@ impl Core {
     pub fn sweep(&mut self, active: impl Fn(u32) -> u64) -> Option<Change> {
         let mut writes = Vec::new();
         for (id, idle) in &mut self.kernel.gone {
-            *idle = if active(*id) == 0 {
-                idle.saturating_add(1)
-            } else {
-                0
-            };
+            *idle = if active(*id) == 0 { idle.saturating_add(1) } else { 0 };
             let record = self.kernel.backends.get(id);
             let newest = record.is_some_and(|r| r.incarnation == self.kernel.incarnation_max);
             if *idle >= IDLE_SWEEPS && !newest {
-                writes.push(Write::Backend {
-                    id: *id,
-                    record: Backend::default(),
-                });
+                writes.push(Write::Backend { id: *id, record: Backend::default() });
             }
         }
         let kind = ChangeKind::Swept;
-        let change = Change {
-            service: None,
-            kind,
-            writes,
-            reservation: Reservation::default(),
-        };
+        let change = Change { service: None, kind, writes, reservation: Reservation::default() };
         (!change.writes.is_empty()).then_some(change)
     }
 
@@ -53,20 +41,11 @@ impl Core {
         let (id, held) = self.kernel.find(name)?;
         let lost = held.frontends.difference(&desired.frontends);
         let lost = lost.filter(|address| !moving.contains(address));
-        let writes: Vec<Write> = lost
-            .map(|address| Write::FrontendRemoved { address: *address })
-            .collect();
-        let reservation = Reservation {
-            service: Some(id),
-            ..Reservation::default()
-        };
+        let writes: Vec<Write> =
+            lost.map(|address| Write::FrontendRemoved { address: *address }).collect();
+        let reservation = Reservation { service: Some(id), ..Reservation::default() };
         let (service, kind) = (Some(name.clone()), ChangeKind::Updated);
-        let change = Change {
-            service,
-            kind,
-            writes,
-            reservation,
-        };
+        let change = Change { service, kind, writes, reservation };
         (!change.writes.is_empty()).then_some(change)
     }
 
@@ -88,25 +67,14 @@ impl Core {
             Some(None) => true,
             Some(Some(name)) => observed.owner(address) != Some(name),
         };
-        let strays: BTreeSet<SocketAddr> = kernel
-            .strays
-            .iter()
-            .filter(|address| is_stray(address))
-            .copied()
-            .collect();
-        let mut writes: Vec<Write> = strays
-            .iter()
-            .map(|address| Write::FrontendRemoved { address: *address })
-            .collect();
+        let strays: BTreeSet<SocketAddr> =
+            kernel.strays.iter().filter(|address| is_stray(address)).copied().collect();
+        let mut writes: Vec<Write> =
+            strays.iter().map(|address| Write::FrontendRemoved { address: *address }).collect();
         writes.extend(plan::gone_writes(kernel, kernel.orphans.iter().copied()));
         self.kernel.strays = strays;
         let kind = ChangeKind::Tidied;
-        let change = Change {
-            service: None,
-            kind,
-            writes,
-            reservation: Reservation::default(),
-        };
+        let change = Change { service: None, kind, writes, reservation: Reservation::default() };
         (!change.writes.is_empty()).then_some(change)
     }
 }

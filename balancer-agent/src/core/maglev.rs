@@ -22,10 +22,8 @@ pub fn table(candidates: &[Candidate]) -> Option<Vec<u32>> {
         return Some((0..count).collect());
     }
     let weight_max = candidates.iter().map(|c| c.weight.max(1)).max()?;
-    let mut walks: Vec<Walk> = (0..)
-        .zip(candidates)
-        .map(|(index, c)| Walk::new(index, c, size))
-        .collect();
+    let mut walks: Vec<Walk> =
+        (0..).zip(candidates).map(|(index, c)| Walk::new(index, c, size)).collect();
     let mut slots = vec![u32::MAX; size as usize];
     let mut left = size;
     let mut round: u64 = 0;
@@ -52,13 +50,7 @@ pub fn table(candidates: &[Candidate]) -> Option<Vec<u32>> {
 fn size_for(backends: u32) -> Option<u32> {
     let wanted = u64::from(backends) * u64::from(SLOTS_PER_BACKEND_MIN);
     let last = SIZES.last().copied().filter(|last| backends <= *last)?;
-    Some(
-        SIZES
-            .iter()
-            .copied()
-            .find(|size| u64::from(*size) >= wanted)
-            .unwrap_or(last),
-    )
+    Some(SIZES.iter().copied().find(|size| u64::from(*size) >= wanted).unwrap_or(last))
 }
 
 /// One backend's way through the slots: its permutation of them.
@@ -80,10 +72,7 @@ impl Walk {
             IpAddr::V6(v6) => v6.octets(),
         };
         let address = u128::from_be_bytes(octets);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the two halves are what is wanted"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves are what is wanted")]
         let (high, low) = ((address >> 64) as u64, address as u64);
         let offset_hash = mix(mix(mix(high) ^ low) ^ u64::from(candidate.address.port()));
         let skip_hash = mix(!offset_hash);
@@ -91,14 +80,7 @@ impl Walk {
         let next = below(offset_hash, size);
         let skip = below(skip_hash, size - 1) + 1;
         let weight = candidate.weight.max(1);
-        Self {
-            index,
-            weight: u64::from(weight),
-            due: u64::from(weight),
-            next,
-            skip,
-            size,
-        }
+        Self { index, weight: u64::from(weight), due: u64::from(weight), next, skip, size }
     }
 
     /// The next slot of the permutation that is free; none only if the table is full.
@@ -122,12 +104,7 @@ mod tests {
 
     fn candidates(count: u8) -> Vec<Candidate> {
         let address = |n| SocketAddr::from(([10, 0, 0, n], 80));
-        (0..count)
-            .map(|n| Candidate {
-                address: address(n),
-                weight: 1,
-            })
-            .collect()
+        (0..count).map(|n| Candidate { address: address(n), weight: 1 }).collect()
     }
 
     fn share(slots: &[u32], index: u32) -> f64 {

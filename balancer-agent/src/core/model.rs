@@ -44,10 +44,7 @@ pub enum NameError {
     #[error("the name is empty")]
     Empty,
     /// It does not fit the kernel's record.
-    #[error(
-        "the name has {bytes} bytes; at most {} fit",
-        service::SERVICE_NAME_BYTES
-    )]
+    #[error("the name has {bytes} bytes; at most {} fit", service::SERVICE_NAME_BYTES)]
     TooLong {
         /// Its length.
         bytes: usize,
@@ -73,12 +70,8 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 4] = [
-        Self::RoundRobin,
-        Self::Random,
-        Self::LeastConnection,
-        Self::Maglev,
-    ];
+    pub const ALL: [Self; 4] =
+        [Self::RoundRobin, Self::Random, Self::LeastConnection, Self::Maglev];
 
     /// The kernel's code for this policy.
     pub const fn code(self) -> u32 {

@@ -29,10 +29,7 @@ pub(super) struct Observed {
 
 impl Observed {
     pub(super) fn new(sources: impl IntoIterator<Item = Source>) -> Self {
-        Self {
-            silent: sources.into_iter().collect(),
-            ..Self::default()
-        }
+        Self { silent: sources.into_iter().collect(), ..Self::default() }
     }
 
     /// Takes an event in; returns the services that it may have changed.
@@ -40,10 +37,8 @@ impl Observed {
         let mut dirty = BTreeSet::new();
         match event {
             Event::Snapshot { source, services } => {
-                let named: HashSet<ServiceName> = services
-                    .iter()
-                    .map(|service| service.name.clone())
-                    .collect();
+                let named: HashSet<ServiceName> =
+                    services.iter().map(|service| service.name.clone()).collect();
                 for service in services {
                     dirty.extend(self.set(source, service));
                 }
@@ -99,10 +94,7 @@ impl Observed {
         after: &BTreeSet<Lookup>,
     ) {
         for lookup in after.difference(before) {
-            self.users
-                .entry(lookup.clone())
-                .or_default()
-                .insert(name.clone());
+            self.users.entry(lookup.clone()).or_default().insert(name.clone());
         }
         for lookup in before.difference(after) {
             let Some(users) = self.users.get_mut(lookup) else {
@@ -137,9 +129,7 @@ impl Observed {
     /// Every service by name, as the source declared it that keeps the name.
     pub(super) fn services(&self) -> impl Iterator<Item = (Source, &Service)> {
         let kept = self.services.values().filter_map(|by_source| {
-            by_source
-                .first_key_value()
-                .map(|(source, service)| (*source, service))
+            by_source.first_key_value().map(|(source, service)| (*source, service))
         });
         let mut kept: Vec<(Source, &Service)> = kept.collect();
         kept.sort_unstable_by(|(_, one), (_, other)| one.name.cmp(&other.name));
@@ -159,21 +149,13 @@ impl Observed {
         frontends: BTreeSet<SocketAddr>,
     ) -> BTreeSet<ServiceName> {
         let mut affected = BTreeSet::new();
-        let (source_before, before) = self
-            .claimed
-            .remove(name)
-            .unwrap_or_else(|| (source, BTreeSet::new()));
+        let (source_before, before) =
+            self.claimed.remove(name).unwrap_or_else(|| (source, BTreeSet::new()));
         let moved = source_before != source;
-        for address in before
-            .iter()
-            .filter(|address| moved || !frontends.contains(*address))
-        {
+        for address in before.iter().filter(|address| moved || !frontends.contains(*address)) {
             self.unclaim(*address, name, &mut affected);
         }
-        for address in frontends
-            .iter()
-            .filter(|address| moved || !before.contains(*address))
-        {
+        for address in frontends.iter().filter(|address| moved || !before.contains(*address)) {
             let claimants = self.claims.entry(*address).or_default();
             let claim = (source, name.clone());
             if let Err(position) = claimants.binary_search(&claim) {
@@ -222,10 +204,7 @@ impl Observed {
     pub(super) fn owned(&self, name: &ServiceName) -> BTreeSet<SocketAddr> {
         let claimed = self.claimed.get(name).map(|(_, frontends)| frontends);
         let claimed = claimed.into_iter().flatten();
-        claimed
-            .filter(|address| self.owner(address) == Some(name))
-            .copied()
-            .collect()
+        claimed.filter(|address| self.owner(address) == Some(name)).copied().collect()
     }
 
     /// Frontends and names that more than one service wants.
@@ -262,9 +241,5 @@ impl Observed {
 }
 
 fn lookups(by_source: &BTreeMap<Source, Service>) -> BTreeSet<Lookup> {
-    by_source
-        .values()
-        .flat_map(Service::lookups)
-        .cloned()
-        .collect()
+    by_source.values().flat_map(Service::lookups).cloned().collect()
 }

@@ -87,11 +87,7 @@ impl<'a> Request<'a> {
     where
         'a: 'b,
     {
-        Request {
-            desired,
-            moving: self.moving.clone(),
-            ..*self
-        }
+        Request { desired, moving: self.moving.clone(), ..*self }
     }
 }
 
@@ -110,14 +106,8 @@ pub(super) fn update(
     };
     limits::check(kernel, request)?;
     let flips = needs_flip(kernel, request, &slots);
-    let extents = if flips {
-        take_extents(kernel, request.name, &slots)?
-    } else {
-        Vec::new()
-    };
-    let existing = kernel
-        .find(request.name)
-        .map(|(id, held)| (id, held.is_valid()));
+    let extents = if flips { take_extents(kernel, request.name, &slots)? } else { Vec::new() };
+    let existing = kernel.find(request.name).map(|(id, held)| (id, held.is_valid()));
     let (id, valid) = match existing {
         Some(existing) => existing,
         // The limit was checked above.
@@ -126,12 +116,7 @@ pub(super) fn update(
             None => return Ok(None),
         },
     };
-    let mut draft = Draft {
-        id,
-        before: Vec::new(),
-        after: Vec::new(),
-        fresh: Vec::new(),
-    };
+    let mut draft = Draft { id, before: Vec::new(), after: Vec::new(), fresh: Vec::new() };
     let ids = draft.backends(kernel, request);
     let mut writes = std::mem::take(&mut draft.before);
     let mut reservation = Reservation {
@@ -149,62 +134,34 @@ pub(super) fn update(
         return Ok(None);
     };
     if !held.named || request.force {
-        writes.push(Write::Name {
-            service: id,
-            name: request.name.to_string(),
-        });
+        writes.push(Write::Name { service: id, name: request.name.to_string() });
     }
     if !held.named {
-        writes.push(Write::Cursor {
-            service: id,
-            cursor: u64::from(request.node_rank),
-        });
+        writes.push(Write::Cursor { service: id, cursor: u64::from(request.node_rank) });
     }
     record_writes(kernel, id, request, &mut reservation, &mut writes);
     frontend_writes(kernel, id, request, &mut writes);
     writes.append(&mut draft.after);
-    let kind = if valid {
-        ChangeKind::Updated
-    } else {
-        ChangeKind::Added
-    };
-    let change = Change {
-        service: Some(request.name.clone()),
-        kind,
-        writes,
-        reservation,
-    };
+    let kind = if valid { ChangeKind::Updated } else { ChangeKind::Added };
+    let change = Change { service: Some(request.name.clone()), kind, writes, reservation };
     Ok((!change.writes.is_empty()).then_some(change))
 }
 
 /// Plans the end of a service. `None` if nothing is left of it but backends that are gone.
 pub(super) fn remove(kernel: &Kernel, id: u32) -> Option<Change> {
     let held = kernel.services.get(&id)?;
-    let mut writes: Vec<Write> = held
-        .frontends
-        .iter()
-        .map(|address| Write::FrontendRemoved { address: *address })
-        .collect();
+    let mut writes: Vec<Write> =
+        held.frontends.iter().map(|address| Write::FrontendRemoved { address: *address }).collect();
     if held.record != Service::default() {
-        writes.push(Write::Service {
-            id,
-            record: Service::default(),
-        });
+        writes.push(Write::Service { id, record: Service::default() });
     }
     if held.named {
         writes.push(Write::NameRemoved { service: id });
     }
     writes.extend(gone_writes(kernel, held.backends.values().copied()));
-    let reservation = Reservation {
-        service: Some(id),
-        ..Reservation::default()
-    };
-    let change = Change {
-        service: held.name.clone(),
-        kind: ChangeKind::Removed,
-        writes,
-        reservation,
-    };
+    let reservation = Reservation { service: Some(id), ..Reservation::default() };
+    let change =
+        Change { service: held.name.clone(), kind: ChangeKind::Removed, writes, reservation };
     (!change.writes.is_empty()).then_some(change)
 }
 
@@ -214,17 +171,8 @@ pub(super) fn gone_writes(
     ids: impl Iterator<Item = u32>,
 ) -> impl Iterator<Item = Write> {
     ids.filter_map(|id| {
-        let record = *kernel
-            .backends
-            .get(&id)
-            .filter(|record| record.state != STATE_GONE)?;
-        Some(Write::Backend {
-            id,
-            record: Backend {
-                state: STATE_GONE,
-                ..record
-            },
-        })
+        let record = *kernel.backends.get(&id).filter(|record| record.state != STATE_GONE)?;
+        Some(Write::Backend { id, record: Backend { state: STATE_GONE, ..record } })
     })
 }
 
@@ -246,15 +194,10 @@ impl Draft {
         request: &Request<'_>,
     ) -> BTreeMap<SocketAddr, u32> {
         let mut ids = BTreeMap::new();
-        let known = kernel
-            .services
-            .get(&self.id)
-            .map(|held| held.backends.clone());
+        let known = kernel.services.get(&self.id).map(|held| held.backends.clone());
         let known = known.unwrap_or_default();
         for (address, backend) in &request.desired.backends {
-            let old = known
-                .get(address)
-                .and_then(|id| Some((*id, *kernel.backends.get(id)?)));
+            let old = known.get(address).and_then(|id| Some((*id, *kernel.backends.get(id)?)));
             let (id, incarnation) = if let Some((id, old)) = old {
                 (id, old.incarnation)
             } else {
@@ -279,18 +222,11 @@ impl Draft {
             }
             // Who stands in the slots in force stays active until the flip.
             let leaves_slots = old.is_some() && backend.state != EndpointState::Active;
-            let list = if leaves_slots {
-                &mut self.after
-            } else {
-                &mut self.before
-            };
+            let list = if leaves_slots { &mut self.after } else { &mut self.before };
             list.push(Write::Backend { id, record });
         }
-        let leaving = known
-            .iter()
-            .filter(|(address, _)| !ids.contains_key(address));
-        self.after
-            .extend(gone_writes(kernel, leaving.map(|(_, id)| *id)));
+        let leaving = known.iter().filter(|(address, _)| !ids.contains_key(address));
+        self.after.extend(gone_writes(kernel, leaving.map(|(_, id)| *id)));
         ids
     }
 }
@@ -329,10 +265,7 @@ fn record_writes(
 fn frontend_writes(kernel: &Kernel, id: u32, request: &Request<'_>, writes: &mut Vec<Write>) {
     for address in &request.desired.frontends {
         if kernel.frontends.get(address) != Some(&id) || request.force {
-            writes.push(Write::Frontend {
-                address: *address,
-                service: id,
-            });
+            writes.push(Write::Frontend { address: *address, service: id });
         }
     }
     let Some(Held { frontends, .. }) = kernel.services.get(&id) else {

@@ -58,30 +58,17 @@ impl Core {
 
     fn report_service(&self, source: &str, service: &Service) -> Option<ServiceReport> {
         let desired = self.desired(&service.name)?;
-        let found = self
-            .kernel
-            .find(&service.name)
-            .filter(|(_, held)| held.is_valid());
-        let id_of = |address| {
-            found
-                .and_then(|(_, held)| held.backends.get(address))
-                .copied()
-        };
-        let backends = desired
-            .backends
-            .iter()
-            .map(|(address, backend)| BackendReport {
-                address: *address,
-                state: state_name(backend.state.code()),
-                weight: backend.weight,
-                id: id_of(address),
-            });
+        let found = self.kernel.find(&service.name).filter(|(_, held)| held.is_valid());
+        let id_of = |address| found.and_then(|(_, held)| held.backends.get(address)).copied();
+        let backends = desired.backends.iter().map(|(address, backend)| BackendReport {
+            address: *address,
+            state: state_name(backend.state.code()),
+            weight: backend.weight,
+            id: id_of(address),
+        });
         let unknown = |lookup: &&Lookup| !self.observed.sets.contains_key(*lookup);
-        let mut waits_for: Vec<String> = service
-            .lookups()
-            .filter(unknown)
-            .map(Lookup::to_string)
-            .collect();
+        let mut waits_for: Vec<String> =
+            service.lookups().filter(unknown).map(Lookup::to_string).collect();
         waits_for.sort_unstable();
         waits_for.dedup();
         Some(ServiceReport {

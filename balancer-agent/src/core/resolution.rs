@@ -97,14 +97,8 @@ struct Entry {
 
 #[derive(Clone, Debug)]
 enum State {
-    Present {
-        seen: Duration,
-        round: u64,
-        missing: Option<Missing>,
-    },
-    Departed {
-        since: Duration,
-    },
+    Present { seen: Duration, round: u64, missing: Option<Missing> },
+    Departed { since: Duration },
 }
 
 /// Complete answers in a row that lacked something.
@@ -118,26 +112,16 @@ struct Missing {
 
 impl Answer {
     /// Nothing was learnt.
-    pub const FAILED: Self = Self {
-        found: Vec::new(),
-        v4: Coverage::Unknown,
-        v6: Coverage::Unknown,
-        ttl: None,
-    };
+    pub const FAILED: Self =
+        Self { found: Vec::new(), v4: Coverage::Unknown, v6: Coverage::Unknown, ttl: None };
 }
 
 // === impl Missing ===
 
 impl Missing {
     fn again(missing: Option<Self>, now: Duration) -> Self {
-        let before = missing.unwrap_or(Self {
-            since: now,
-            answers: 0,
-        });
-        Self {
-            answers: before.answers.saturating_add(1),
-            ..before
-        }
+        let before = missing.unwrap_or(Self { since: now, answers: 0 });
+        Self { answers: before.answers.saturating_add(1), ..before }
     }
 
     /// When this is long enough; `None` as long as too few answers said so.
@@ -207,8 +191,7 @@ impl Resolution {
             .entries
             .iter()
             .filter(|(address, entry)| {
-                self.departs_at(**address, entry)
-                    .is_some_and(|at| at <= now)
+                self.departs_at(**address, entry).is_some_and(|at| at <= now)
             })
             .map(|(address, _)| *address)
             .collect();
@@ -232,20 +215,16 @@ impl Resolution {
 
     /// When members change by time alone.
     pub fn change_at(&self) -> Option<Duration> {
-        let entries = self
-            .entries
-            .iter()
-            .filter_map(|(address, entry)| match entry.state {
-                State::Present { .. } => self.departs_at(*address, entry),
-                State::Departed { since } => Some(since.saturating_add(self.rules.grace)),
-            });
+        let entries = self.entries.iter().filter_map(|(address, entry)| match entry.state {
+            State::Present { .. } => self.departs_at(*address, entry),
+            State::Departed { since } => Some(since.saturating_add(self.rules.grace)),
+        });
         entries.chain(self.empty_at()).min()
     }
 
     /// When there is something to do: a query or a [`Self::tick`].
     pub fn next_at(&self) -> Duration {
-        self.change_at()
-            .map_or(self.query_at, |at| at.min(self.query_at))
+        self.change_at().map_or(self.query_at, |at| at.min(self.query_at))
     }
 
     /// The members that were last returned; `None` as long as the set is unknown.
@@ -263,11 +242,7 @@ impl Resolution {
             self.excess += 1;
             return;
         }
-        let state = State::Present {
-            seen: now,
-            round: self.round,
-            missing: None,
-        };
+        let state = State::Present { seen: now, round: self.round, missing: None };
         self.entries.insert(address, Entry { weight, state });
     }
 
@@ -276,13 +251,10 @@ impl Resolution {
         if self.entries.len() < self.rules.members_max {
             return true;
         }
-        let departed = self
-            .entries
-            .iter()
-            .filter_map(|(address, entry)| match entry.state {
-                State::Present { .. } => None,
-                State::Departed { since } => Some((since, *address)),
-            });
+        let departed = self.entries.iter().filter_map(|(address, entry)| match entry.state {
+            State::Present { .. } => None,
+            State::Departed { since } => Some((since, *address)),
+        });
         let Some((_, first)) = departed.min() else {
             return false;
         };

@@ -21,9 +21,7 @@ pub struct Candidate {
 
 /// The slots of a schedule, each an index into `candidates`; `None` if there are more than fit.
 pub fn lay_out(policy: Policy, candidates: &[Candidate]) -> Option<Vec<u32>> {
-    let count = u32::try_from(candidates.len())
-        .ok()
-        .filter(|n| *n <= SCHEDULE_SLOTS_MAX)?;
+    let count = u32::try_from(candidates.len()).ok().filter(|n| *n <= SCHEDULE_SLOTS_MAX)?;
     match policy {
         _ if count <= 1 => Some((0..count).collect()),
         // The kernel reads weights from the backends and searches the slots.
@@ -92,22 +90,14 @@ fn turns(weights: &[u32]) -> Vec<u32> {
                 break;
             }
             waiting.pop();
-            ready.push(Reverse((
-                Deadline::new(turn, m, weights[index]),
-                index,
-                turn,
-            )));
+            ready.push(Reverse((Deadline::new(turn, m, weights[index]), index, turn)));
         }
         let Some(Reverse((_, index, turn))) = ready.pop() else {
             break;
         };
         slots.push(u32::try_from(index).unwrap_or(u32::MAX));
         if turn + 1 < u64::from(weights[index]) {
-            waiting.push(Reverse((
-                release(turn + 1, weights[index]),
-                index,
-                turn + 1,
-            )));
+            waiting.push(Reverse((release(turn + 1, weights[index]), index, turn + 1)));
         }
     }
     slots
@@ -124,10 +114,7 @@ struct Deadline {
 
 impl Deadline {
     const fn new(turn: u64, m: u64, weight: u32) -> Self {
-        Self {
-            numerator: (turn + 1) * m - 1,
-            weight,
-        }
+        Self { numerator: (turn + 1) * m - 1, weight }
     }
 }
 
@@ -179,11 +166,7 @@ mod tests {
     fn a_heavy_candidate_is_interleaved() {
         let slots = lay_out(Policy::RoundRobin, &candidates(&[4, 1, 1])).unwrap();
         assert_eq!(counts(&slots, 3), [4, 1, 1]);
-        assert!(
-            slots
-                .windows(4)
-                .all(|window| window.iter().any(|slot| *slot != 0))
-        );
+        assert!(slots.windows(4).all(|window| window.iter().any(|slot| *slot != 0)));
     }
 
     #[test]

@@ -33,26 +33,15 @@ fn at(text: &str) -> SocketAddr {
 
 fn endpoint(n: u8) -> Endpoint {
     let address = SocketAddr::from(([10, 0, 0, n], 80));
-    Endpoint {
-        address,
-        weight: 1,
-        state: EndpointState::Active,
-    }
+    Endpoint { address, weight: 1, state: EndpointState::Active }
 }
 
 fn lookup() -> Lookup {
-    Lookup::Host {
-        host: "shop.test".into(),
-        port: 80,
-    }
+    Lookup::Host { host: "shop.test".into(), port: 80 }
 }
 
 fn member(n: u8, presence: Presence) -> Member {
-    Member {
-        address: endpoint(n).address,
-        weight: 1,
-        presence,
-    }
+    Member { address: endpoint(n).address, weight: 1, presence }
 }
 
 fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpoint>) -> Service {
@@ -70,10 +59,7 @@ fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpo
 
 fn resolved(name: &str, frontend: &str) -> Service {
     let mut service = service(name, frontend, []);
-    service.backends.insert(BackendSource::Resolved {
-        lookup: lookup(),
-        weight: 1,
-    });
+    service.backends.insert(BackendSource::Resolved { lookup: lookup(), weight: 1 });
     service
 }
 
@@ -85,10 +71,7 @@ struct Node {
 
 impl Node {
     fn new(limits: Limits, rank: u32) -> Self {
-        Self {
-            core: Core::new(limits, rank, [Source::File]),
-            maps: FakeDatapath::new(limits),
-        }
+        Self { core: Core::new(limits, rank, [Source::File]), maps: FakeDatapath::new(limits) }
     }
 
     fn with(services: impl IntoIterator<Item = Service>) -> Self {
@@ -99,18 +82,12 @@ impl Node {
 
     fn declare(&mut self, services: impl IntoIterator<Item = Service>) {
         let services = services.into_iter().collect();
-        self.observe(Event::Snapshot {
-            source: Source::File,
-            services,
-        });
+        self.observe(Event::Snapshot { source: Source::File, services });
     }
 
     fn tell(&mut self, members: impl IntoIterator<Item = Member>) {
         let members = members.into_iter().collect();
-        self.observe(Event::MembersChanged {
-            lookup: lookup(),
-            members,
-        });
+        self.observe(Event::MembersChanged { lookup: lookup(), members });
     }
 
     fn observe(&mut self, event: Event) {
@@ -147,11 +124,7 @@ impl Node {
             std::net::IpAddr::V4(v4) => v4.octets()[3],
             std::net::IpAddr::V6(v6) => v6.octets()[15],
         };
-        self.maps
-            .reachable(at(frontend))
-            .into_iter()
-            .map(last)
-            .collect()
+        self.maps.reachable(at(frontend)).into_iter().map(last).collect()
     }
 }
 
@@ -185,11 +158,7 @@ fn an_undeclared_service_stays_until_the_first_snapshot() {
     node.restart();
     assert_eq!(node.reachable(VIP), [1].into());
     node.declare([service("a", VIP, [endpoint(2)])]);
-    assert_eq!(
-        node.maps.read_back().frontends[&at(VIP)],
-        id,
-        "services keep their ids"
-    );
+    assert_eq!(node.maps.read_back().frontends[&at(VIP)], id, "services keep their ids");
     node.restart();
     node.declare([]);
     let kernel = node.maps.read_back();
@@ -199,60 +168,33 @@ fn an_undeclared_service_stays_until_the_first_snapshot() {
 #[test]
 fn a_departed_member_drains_and_stays_a_frontend() {
     let mut declared = resolved("a", VIP);
-    declared
-        .frontends
-        .insert(FrontendSource::Resolved(lookup()));
+    declared.frontends.insert(FrontendSource::Resolved(lookup()));
     let mut node = Node::with([declared]);
     node.tell([member(1, Presence::Present), member(2, Presence::Departed)]);
     assert_eq!(node.reachable("10.0.0.2:80"), [1].into());
     let draining = node.maps.read_back().backends.into_values();
-    assert_eq!(
-        draining
-            .filter(|backend| backend.state == STATE_DRAINING)
-            .count(),
-        1
-    );
+    assert_eq!(draining.filter(|backend| backend.state == STATE_DRAINING).count(), 1);
 }
 
 #[test]
 fn an_endpoint_named_twice_is_one_backend() {
-    let heavy = Endpoint {
-        weight: 3,
-        state: EndpointState::Draining,
-        ..endpoint(1)
-    };
+    let heavy = Endpoint { weight: 3, state: EndpointState::Draining, ..endpoint(1) };
     let node = Node::with([service("a", VIP, [endpoint(1), heavy, endpoint(2)])]);
-    let weights: Vec<u32> = node
-        .maps
-        .read_back()
-        .backends
-        .values()
-        .map(|b| b.weight)
-        .collect();
+    let weights: Vec<u32> = node.maps.read_back().backends.values().map(|b| b.weight).collect();
     assert_eq!(weights, [3, 1]);
     assert_eq!(node.reachable(VIP), [1, 2].into());
 }
 
 #[test]
 fn a_family_serves_itself_and_stands_in_for_the_other() {
-    let v6 = Endpoint {
-        address: at("[fd00::6]:80"),
-        ..endpoint(0)
-    };
+    let v6 = Endpoint { address: at("[fd00::6]:80"), ..endpoint(0) };
     let mut both = service("a", VIP, [endpoint(4), v6.clone()]);
-    both.frontends
-        .insert(FrontendSource::Fixed(at("[fd00::f]:80")));
+    both.frontends.insert(FrontendSource::Fixed(at("[fd00::f]:80")));
     let mut node = Node::with([both.clone()]);
-    assert_eq!(
-        (node.reachable(VIP), node.reachable("[fd00::f]:80")),
-        ([4].into(), [6].into())
-    );
+    assert_eq!((node.reachable(VIP), node.reachable("[fd00::f]:80")), ([4].into(), [6].into()));
     both.backends = BTreeSet::from([BackendSource::Fixed(v6)]);
     node.declare([both]);
-    assert_eq!(
-        (node.reachable(VIP), node.reachable("[fd00::f]:80")),
-        ([6].into(), [6].into())
-    );
+    assert_eq!((node.reachable(VIP), node.reachable("[fd00::f]:80")), ([6].into(), [6].into()));
 }
 
 #[test]
@@ -276,10 +218,7 @@ fn least_connection_without_tracking_takes_turns_and_says_so() {
     let mut declared = service("a", VIP, [endpoint(1), endpoint(2)]);
     (declared.policy, declared.tracked) = (Policy::LeastConnection, false);
     let node = Node::with([declared]);
-    assert!(matches!(
-        &node.core.problems()[..],
-        [Problem::Untracked { .. }]
-    ));
+    assert!(matches!(&node.core.problems()[..], [Problem::Untracked { .. }]));
     assert_eq!(node.reachable(VIP), [1, 2].into());
 }
 
@@ -288,16 +227,9 @@ fn differences_are_told_in_words() {
     let node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
     let mut kernel = node.maps.read_back();
     kernel.frontends.clear();
-    kernel
-        .services
-        .values_mut()
-        .for_each(|service| service.slots_v4.truncate(1));
-    let texts: Vec<String> = node
-        .core
-        .differences(&kernel)
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    kernel.services.values_mut().for_each(|service| service.slots_v4.truncate(1));
+    let texts: Vec<String> =
+        node.core.differences(&kernel).iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,
         [
@@ -306,12 +238,7 @@ fn differences_are_told_in_words() {
         ]
     );
     kernel.services.clear();
-    assert!(
-        node.core
-            .differences(&kernel)
-            .iter()
-            .any(|d| d.text == "is missing in the kernel")
-    );
+    assert!(node.core.differences(&kernel).iter().any(|d| d.text == "is missing in the kernel"));
 }
 
 #[test]
@@ -321,8 +248,5 @@ fn a_report_says_what_a_service_waits_for() {
     let node = Node::with([declared]);
     let report = node.core.report();
     assert_eq!(report[0].waits_for, ["shop.test:80"]);
-    assert_eq!(
-        (report[0].backends[0].state, report[0].backends[0].id),
-        ("active", Some(1))
-    );
+    assert_eq!((report[0].backends[0].state, report[0].backends[0].id), ("active", Some(1)));
 }

@@ -30,13 +30,7 @@ impl Engine {
         limits.chunks -= 1;
         let mut core = Core::new(limits, config.node_rank, [Source::File]);
         core.adopt(&maps.read_state().context("read the kernel's maps")?);
-        Ok(Self {
-            core,
-            maps,
-            write_failures: 0,
-            latest_change_us: 0,
-            failing: None,
-        })
+        Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, failing: None })
     }
 
     pub(super) fn observe(&mut self, event: Event) {
@@ -88,8 +82,7 @@ impl Engine {
         let maps = &self.maps;
         let sweep = self.core.sweep(|id| {
             // A backend that cannot be read is not known to be idle.
-            maps.read_backend_stats(id)
-                .map_or(u64::MAX, |stats| stats.active)
+            maps.read_backend_stats(id).map_or(u64::MAX, |stats| stats.active)
         });
         if let Some(change) = sweep {
             self.apply(change);
@@ -103,12 +96,7 @@ impl Engine {
     /// Where the maps differ from what is wanted.
     pub(super) fn differences(&self) -> Vec<String> {
         match self.maps.read_state() {
-            Ok(state) => self
-                .core
-                .differences(&state)
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            Ok(state) => self.core.differences(&state).iter().map(ToString::to_string).collect(),
             Err(error) => vec![format!("the kernel's maps cannot be read: {error}")],
         }
     }

@@ -60,17 +60,10 @@ pub(super) fn start(options: &Options, config: &Config) -> anyhow::Result<Starte
     options.pins.create()?;
     let lock = options.pins.lock()?;
     let before = options.pins.layouts();
-    let mut loaded = loader::load(
-        &options.pins,
-        &config.limits,
-        config.datapath_log_level.code(),
-    )?;
+    let mut loaded = loader::load(&options.pins, &config.limits, config.datapath_log_level.code())?;
     super::log_forwarding::start(&mut loaded.ebpf);
     let layout = loaded.report.layout.clone();
-    let leftovers: Vec<_> = before
-        .into_iter()
-        .filter(|found| *found != layout)
-        .collect();
+    let leftovers: Vec<_> = before.into_iter().filter(|found| *found != layout).collect();
     let mut maps = Maps::open(&options.pins, &layout)?;
     let origin = if loaded.report.adopted {
         Origin::Adopted
@@ -82,23 +75,14 @@ pub(super) fn start(options: &Options, config: &Config) -> anyhow::Result<Starte
     for loss in &loaded.report.degraded {
         tracing::warn!(loss, "this kernel lacks a feature");
     }
-    Ok(Started {
-        loaded,
-        maps: Some(maps),
-        origin,
-        origin_text,
-        leftovers,
-        _lock: lock,
-    })
+    Ok(Started { loaded, maps: Some(maps), origin, origin_text, leftovers, _lock: lock })
 }
 
 fn find_origin(options: &Options, leftovers: &[String], new: &mut Maps) -> anyhow::Result<Origin> {
     let of_our_abi =
         |name: &String| parse_layout(name).is_some_and(|(version, _)| version == ABI_VERSION);
     let (ours, others): (Vec<_>, Vec<_>) = leftovers.iter().cloned().partition(of_our_abi);
-    let in_force = ours
-        .iter()
-        .find(|name| maps::is_in_force(&options.pins, name));
+    let in_force = ours.iter().find(|name| maps::is_in_force(&options.pins, name));
     if let Some(name) = in_force {
         let old = Maps::open(&options.pins, name)?;
         let copied = old.read_flows().context("read the earlier maps")?;
@@ -107,11 +91,7 @@ fn find_origin(options: &Options, leftovers: &[String], new: &mut Maps) -> anyho
             "{} services and {} connections from maps with other limits ({} did not fit)",
             done.services, done.flows, done.left_behind
         );
-        return Ok(Origin::Resized {
-            old: Box::new(old),
-            copied,
-            summary,
-        });
+        return Ok(Origin::Resized { old: Box::new(old), copied, summary });
     }
     if others.is_empty() {
         return Ok(Origin::Fresh);
@@ -149,17 +129,11 @@ impl Started {
     /// replaced ones needed.
     pub(super) fn attach(&mut self, options: &Options, maps: &mut Maps) -> anyhow::Result<()> {
         let taken = hooks::attach(&mut self.loaded, &options.pins, &options.cgroup)?;
-        let replaced = taken
-            .iter()
-            .filter(|(_, how)| *how == Taken::Replaced)
-            .count();
+        let replaced = taken.iter().filter(|(_, how)| *how == Taken::Replaced).count();
         tracing::info!(programs = taken.len(), replaced, "programs attached");
         if let Origin::Resized { old, copied, .. } = &self.origin {
             let corrected = transfer::catch_up(old, maps, copied).context("catch up")?;
-            tracing::info!(
-                corrected,
-                "connections of the earlier maps brought up to date"
-            );
+            tracing::info!(corrected, "connections of the earlier maps brought up to date");
         }
         hooks::retire(&options.pins)?;
         self.loaded.report.adopted = true;

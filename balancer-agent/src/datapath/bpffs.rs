@@ -81,11 +81,7 @@ pub enum BpffsError {
 }
 
 fn io_error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BpffsError {
-    move |cause| BpffsError::Io {
-        act,
-        path: path.into(),
-        cause,
-    }
+    move |cause| BpffsError::Io { act, path: path.into(), cause }
 }
 
 /// The directory under which everything of one agent is pinned.
@@ -115,34 +111,18 @@ impl PinRoot {
         if !is_on_bpffs(&self.0) {
             let mountpoint = Path::new("/sys/fs/bpf");
             if !self.0.starts_with(mountpoint) {
-                return Err(BpffsError::Elsewhere {
-                    path: self.0.clone(),
-                });
+                return Err(BpffsError::Elsewhere { path: self.0.clone() });
             }
-            mount(
-                Some("bpf"),
-                mountpoint,
-                Some("bpf"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .map_err(|cause| BpffsError::NotMounted {
-                path: self.0.clone(),
-                cause,
-            })?;
+            mount(Some("bpf"), mountpoint, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .map_err(|cause| BpffsError::NotMounted { path: self.0.clone(), cause })?;
             tracing::info!(mountpoint = %mountpoint.display(), "mounted bpffs");
         }
         let links = self.links();
         fs::create_dir_all(&links).map_err(|cause| {
             // `bpf_lookup()` keeps names with dots for itself.
-            let dotted = self
-                .0
-                .iter()
-                .any(|name| name.to_string_lossy().contains('.'));
+            let dotted = self.0.iter().any(|name| name.to_string_lossy().contains('.'));
             if dotted && cause.kind() == io::ErrorKind::PermissionDenied {
-                return BpffsError::Dotted {
-                    path: self.0.clone(),
-                };
+                return BpffsError::Dotted { path: self.0.clone() };
             }
             io_error("create", &links)(cause)
         })
@@ -156,9 +136,7 @@ impl PinRoot {
         let directory = File::open(&self.0).map_err(io_error("open", &self.0))?;
         match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(PinLock(lock)),
-            Err((_, Errno::EWOULDBLOCK)) => Err(BpffsError::Locked {
-                path: self.0.clone(),
-            }),
+            Err((_, Errno::EWOULDBLOCK)) => Err(BpffsError::Locked { path: self.0.clone() }),
             Err((_, errno)) => Err(io_error("lock", &self.0)(errno.into())),
         }
     }
@@ -185,15 +163,7 @@ impl PinRoot {
         };
         let mut layouts: Vec<_> = entries
             .flatten()
-            .filter_map(|entry| {
-                Some(
-                    entry
-                        .file_name()
-                        .to_str()?
-                        .strip_prefix("maps-")?
-                        .to_owned(),
-                )
-            })
+            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("maps-")?.to_owned()))
             .collect();
         layouts.sort();
         layouts
@@ -249,23 +219,13 @@ fn detach_all(links: &Path) {
 
 /// Whether a path, or what there is of it already, is on a BPF file system.
 pub fn is_on_bpffs(path: &Path) -> bool {
-    let existing = path
-        .ancestors()
-        .find(|path| path.exists())
-        .unwrap_or(Path::new("/"));
+    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     statfs(existing).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// The name of the layout of maps made by this binary with these limits.
 pub fn layout_of(limits: &Limits) -> String {
-    let Limits {
-        services,
-        backends,
-        frontends,
-        chunks,
-        flows,
-        pod_services,
-    } = limits;
+    let Limits { services, backends, frontends, chunks, flows, pod_services } = limits;
     format!(
         "v{}-s{services}-b{backends}-f{frontends}-c{chunks}-n{flows}-p{pod_services}",
         abi::ABI_VERSION
@@ -294,18 +254,9 @@ mod tests {
 
     #[test]
     fn a_layout_name_tells_what_it_was_made_of() {
-        let limits = Limits {
-            services: 1,
-            backends: 2,
-            frontends: 3,
-            chunks: 4,
-            flows: 5,
-            pod_services: 6,
-        };
-        assert_eq!(
-            parse_layout(&layout_of(&limits)),
-            Some((abi::ABI_VERSION, limits))
-        );
+        let limits =
+            Limits { services: 1, backends: 2, frontends: 3, chunks: 4, flows: 5, pod_services: 6 };
+        assert_eq!(parse_layout(&layout_of(&limits)), Some((abi::ABI_VERSION, limits)));
         assert_eq!(parse_layout("v1"), None);
         assert_eq!(parse_layout("v1-s1-b2-f3-c4-nx-p6"), None);
     }
@@ -313,12 +264,7 @@ mod tests {
     #[test]
     fn a_directory_outside_bpffs_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let error = PinRoot::new(directory.path().join("pins"))
-            .create()
-            .unwrap_err();
-        assert!(
-            error.to_string().contains("hint: choose a --pin-root"),
-            "{error}"
-        );
+        let error = PinRoot::new(directory.path().join("pins")).create().unwrap_err();
+        assert!(error.to_string().contains("hint: choose a --pin-root"), "{error}");
     }
 }

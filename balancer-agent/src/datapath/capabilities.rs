@@ -44,9 +44,7 @@ pub fn require() -> Result<(), CapabilityError> {
 
 /// The effective set (proc(5), `CapEff`).
 fn effective(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 

@@ -41,9 +41,7 @@ pub enum CgroupError {
 pub fn root() -> Result<PathBuf, CgroupError> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(CgroupError::Mounts)?;
     root_of(&mounts).ok_or_else(|| CgroupError::NoUnified {
-        has_v1: mounts
-            .lines()
-            .any(|line| line.split(' ').nth(2) == Some("cgroup")),
+        has_v1: mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup")),
     })
 }
 
@@ -58,10 +56,7 @@ fn root_of(mounts: &str) -> Option<PathBuf> {
 
 /// Undoes the octal escapes that the kernel writes for blanks in mount points.
 fn unescape(path: &str) -> PathBuf {
-    path.replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .into()
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").into()
 }
 
 /// The id of a cgroup, which is its directory's inode number (`cgroup_id()`, Linux 5.5).
@@ -69,10 +64,7 @@ fn unescape(path: &str) -> PathBuf {
 /// # Errors
 /// [`CgroupError::NotACgroup`] when the path is not a cgroup v2 directory.
 pub fn id(path: &Path) -> Result<u64, CgroupError> {
-    let not_a_cgroup = |cause: String| CgroupError::NotACgroup {
-        path: path.into(),
-        cause,
-    };
+    let not_a_cgroup = |cause: String| CgroupError::NotACgroup { path: path.into(), cause };
     let metadata = fs::metadata(path).map_err(|error| not_a_cgroup(error.to_string()))?;
     if !path.join("cgroup.procs").exists() {
         return Err(not_a_cgroup("it has no file `cgroup.procs`".into()));
@@ -100,10 +92,7 @@ pub fn find(root: &Path, id: u64) -> Option<PathBuf> {
             continue;
         };
         pending.extend(entries.flatten().filter_map(|entry| {
-            entry
-                .file_type()
-                .is_ok_and(|kind| kind.is_dir())
-                .then(|| entry.path())
+            entry.file_type().is_ok_and(|kind| kind.is_dir()).then(|| entry.path())
         }));
     }
     None
@@ -128,9 +117,6 @@ mod tests {
     #[test]
     fn a_directory_that_is_no_cgroup_is_refused() {
         let error = id(Path::new("/proc")).unwrap_err().to_string();
-        assert!(
-            error.contains("no cgroup v2 directory") && error.contains("hint"),
-            "{error}"
-        );
+        assert!(error.contains("no cgroup v2 directory") && error.contains("hint"), "{error}");
     }
 }

@@ -46,11 +46,7 @@ impl SharedCounters {
                 0,
             )
         }?;
-        Ok(Self {
-            start,
-            bytes,
-            backends,
-        })
+        Ok(Self { start, bytes, backends })
     }
 
     /// Adds to the active connections of a backend, or takes from them.
@@ -62,11 +58,7 @@ impl SharedCounters {
         // as `self`. Everybody else, the kernel programs included, adds by atomics.
         let active = unsafe {
             AtomicU64::from_ptr(
-                self.start
-                    .cast::<BackendStats>()
-                    .add(backend as usize)
-                    .cast::<u64>()
-                    .as_ptr(),
+                self.start.cast::<BackendStats>().add(backend as usize).cast::<u64>().as_ptr(),
             )
         };
         active.fetch_add(change.cast_unsigned(), Ordering::Relaxed);

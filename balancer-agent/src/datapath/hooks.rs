@@ -115,20 +115,15 @@ pub fn attach(
     cgroup: &Path,
 ) -> Result<Vec<(&'static str, Taken)>, HookError> {
     let id = cgroup::id(cgroup)?;
-    let directory = File::open(cgroup).map_err(|cause| HookError::Open {
-        path: cgroup.into(),
-        cause,
-    })?;
+    let directory =
+        File::open(cgroup).map_err(|cause| HookError::Open { path: cgroup.into(), cause })?;
     // A take-over that broke off is ended first.
     retire(pins)?;
     loaded.maps.put_in_force()?;
     let other_maps = !loaded.report.adopted;
     let mut taken = Vec::new();
     for (name, variant) in loaded.chosen.clone() {
-        let program = loaded
-            .ebpf
-            .program_mut(variant)
-            .ok_or(HookError::NoProgram { name })?;
+        let program = loaded.ebpf.program_mut(variant).ok_or(HookError::NoProgram { name })?;
         // Programs that follow connections have to see those on the old maps to their end.
         let beside = other_maps && FOLLOWERS.contains(&name);
         let how = attach_one(program, name, pins, &directory, id, beside)?;
@@ -186,9 +181,7 @@ fn next_pin(pins: &PinRoot, name: &str) -> PathBuf {
 /// # Errors
 /// [`HookError::Replace`] names the program.
 pub fn retire(pins: &PinRoot) -> Result<(), HookError> {
-    HOOKS
-        .iter()
-        .try_for_each(|(name, _)| retire_one(pins, name))
+    HOOKS.iter().try_for_each(|(name, _)| retire_one(pins, name))
 }
 
 fn retire_one(pins: &PinRoot, name: &'static str) -> Result<(), HookError> {
@@ -221,27 +214,15 @@ fn new_link(program: &mut Program, name: &'static str, cgroup: &File) -> Result<
     match program {
         Program::CgroupSockAddr(program) => {
             let id = program.attach(cgroup, mode).map_err(attach_error)?;
-            program
-                .take_link(id)
-                .map_err(attach_error)?
-                .try_into()
-                .map_err(link_error)
+            program.take_link(id).map_err(attach_error)?.try_into().map_err(link_error)
         }
         Program::CgroupSock(program) => {
             let id = program.attach(cgroup, mode).map_err(attach_error)?;
-            program
-                .take_link(id)
-                .map_err(attach_error)?
-                .try_into()
-                .map_err(link_error)
+            program.take_link(id).map_err(attach_error)?.try_into().map_err(link_error)
         }
         Program::SockOps(program) => {
             let id = program.attach(cgroup, mode).map_err(attach_error)?;
-            program
-                .take_link(id)
-                .map_err(attach_error)?
-                .try_into()
-                .map_err(link_error)
+            program.take_link(id).map_err(attach_error)?.try_into().map_err(link_error)
         }
         _ => Err(HookError::NoProgram { name }),
     }

@@ -107,30 +107,12 @@ const CURSOR_LOSS: &str = "two connections made at the same instant on two CPUs 
 /// Every program that is attached, in the order of attachment: first those that follow
 /// connections, then those that make them.
 pub const PROGRAMS: [ProgramSpec; 6] = [
-    ProgramSpec {
-        name: "tcp_events",
-        compat: None,
-    },
-    ProgramSpec {
-        name: "socket_released",
-        compat: None,
-    },
-    ProgramSpec {
-        name: "getpeername4",
-        compat: None,
-    },
-    ProgramSpec {
-        name: "getpeername6",
-        compat: None,
-    },
-    ProgramSpec {
-        name: "connect4",
-        compat: Some(("connect4_compat", CURSOR_LOSS)),
-    },
-    ProgramSpec {
-        name: "connect6",
-        compat: Some(("connect6_compat", CURSOR_LOSS)),
-    },
+    ProgramSpec { name: "tcp_events", compat: None },
+    ProgramSpec { name: "socket_released", compat: None },
+    ProgramSpec { name: "getpeername4", compat: None },
+    ProgramSpec { name: "getpeername6", compat: None },
+    ProgramSpec { name: "connect4", compat: Some(("connect4_compat", CURSOR_LOSS)) },
+    ProgramSpec { name: "connect6", compat: Some(("connect6_compat", CURSOR_LOSS)) },
 ];
 
 /// What loading found.
@@ -173,16 +155,10 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
         path: directory.clone(),
         cause,
     })?;
-    let mut report = LoadReport {
-        layout,
-        adopted,
-        degraded: Vec::new(),
-    };
-    let has_pid = is_helper_supported(
-        ProgramType::CgroupSockAddr,
-        BpfHelper::BPF_FUNC_get_current_pid_tgid,
-    )
-    .unwrap_or(false);
+    let mut report = LoadReport { layout, adopted, degraded: Vec::new() };
+    let has_pid =
+        is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_pid_tgid)
+            .unwrap_or(false);
     if !has_pid {
         report.degraded.push(
             "traces do not name the client's process (this kernel keeps \
@@ -198,12 +174,7 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
     report.degraded.dedup();
     let maps = Maps::open(pins, &report.layout)?;
     check_settings(&maps, &report.layout)?;
-    Ok(Loaded {
-        ebpf,
-        chosen,
-        maps,
-        report,
-    })
+    Ok(Loaded { ebpf, chosen, maps, report })
 }
 
 fn load_object(
@@ -256,19 +227,14 @@ fn load_program(
         return Err(first);
     };
     if let Err(second) = load_one(ebpf, compat) {
-        return Err(LoadError::Neither {
-            first: Box::new(first),
-            second: Box::new(second),
-        });
+        return Err(LoadError::Neither { first: Box::new(first), second: Box::new(second) });
     }
     report.degraded.push(loss.into());
     Ok(compat)
 }
 
 fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
-    let program = ebpf
-        .program_mut(name)
-        .ok_or(LoadError::NoProgram { name })?;
+    let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram { name })?;
     let loaded = match program {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
@@ -282,10 +248,7 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
 fn check_settings(maps: &Maps, layout: &str) -> Result<(), LoadError> {
     let found = maps.settings.get(&0, 0)?.0.abi_version;
     if found != 0 && found != abi::ABI_VERSION {
-        return Err(LoadError::Abi {
-            directory: layout.into(),
-            found,
-        });
+        return Err(LoadError::Abi { directory: layout.into(), found });
     }
     Ok(())
 }

@@ -95,15 +95,10 @@ impl Maps {
     /// # Errors
     /// [`OpenError`] names the map and the fix.
     pub fn open(pins: &PinRoot, layout: &str) -> Result<Self, OpenError> {
-        let not_loaded = || OpenError::NotLoaded {
-            path: pins.path().into(),
-        };
+        let not_loaded = || OpenError::NotLoaded { path: pins.path().into() };
         let (version, limits) = parse_layout(layout).ok_or_else(not_loaded)?;
         if version != abi::ABI_VERSION {
-            return Err(OpenError::OtherAbi {
-                path: pins.path().into(),
-                found: version,
-            });
+            return Err(OpenError::OtherAbi { path: pins.path().into(), found: version });
         }
         let dir = pins.maps(layout);
         let maps = Self {
@@ -151,20 +146,15 @@ impl Maps {
     /// [`OpenError::NotLoaded`] when nothing is, [`OpenError::OtherAbi`] when it is not for us.
     pub fn open_loaded(pins: &PinRoot) -> Result<Self, OpenError> {
         let layouts = pins.layouts();
-        let parsed = layouts
-            .iter()
-            .filter_map(|name| Some((name, parse_layout(name)?)));
-        let ours: Vec<_> = parsed
-            .filter(|(_, (version, _))| *version == abi::ABI_VERSION)
-            .collect();
+        let parsed = layouts.iter().filter_map(|name| Some((name, parse_layout(name)?)));
+        let ours: Vec<_> =
+            parsed.filter(|(_, (version, _))| *version == abi::ABI_VERSION).collect();
         // Two layouts stand side by side only while an agent moves from one to the other.
         match ours.last() {
             Some((name, _)) => Self::open(pins, name),
             None => match layouts.first() {
                 Some(name) => Self::open(pins, name),
-                None => Err(OpenError::NotLoaded {
-                    path: pins.path().into(),
-                }),
+                None => Err(OpenError::NotLoaded { path: pins.path().into() }),
             },
         }
     }
@@ -174,11 +164,7 @@ impl Maps {
 /// in part, or have fallen behind those in force since.
 pub fn is_in_force(pins: &PinRoot, layout: &str) -> bool {
     let settings = open::<Indexed<Settings>>(&pins.maps(layout), map::SETTINGS);
-    settings.is_ok_and(|settings| {
-        settings
-            .get(&0, 0)
-            .is_ok_and(|record| record.0.abi_version != 0)
-    })
+    settings.is_ok_and(|settings| settings.get(&0, 0).is_ok_and(|record| record.0.abi_version != 0))
 }
 
 /// Opens one pinned map without its type.
@@ -208,8 +194,6 @@ pub fn open_traces(pins: &PinRoot) -> Result<RingBuf<MapData>, OpenError> {
         .layouts()
         .into_iter()
         .rfind(|name| parse_layout(name).is_some_and(|(version, _)| version == abi::ABI_VERSION))
-        .ok_or_else(|| OpenError::NotLoaded {
-            path: pins.path().into(),
-        })?;
+        .ok_or_else(|| OpenError::NotLoaded { path: pins.path().into() })?;
     open(&pins.maps(&layout), map::TRACES)
 }

@@ -50,20 +50,15 @@ impl Maps {
         for entry in self.frontends_v4.iter() {
             let (key, frontend) = entry?;
             let address = Address::from_v4(key.0.address_be);
-            state
-                .frontends
-                .insert(socket_address(address, key.0.port_be), frontend.0.service);
+            state.frontends.insert(socket_address(address, key.0.port_be), frontend.0.service);
         }
         for entry in self.frontends_v6.iter() {
             let (key, frontend) = entry?;
-            state.frontends.insert(
-                socket_address(key.0.address, key.0.port_be),
-                frontend.0.service,
-            );
+            state
+                .frontends
+                .insert(socket_address(key.0.address, key.0.port_be), frontend.0.service);
         }
-        state
-            .frontends
-            .retain(|_, service| *service != SERVICE_SELF_TEST);
+        state.frontends.retain(|_, service| *service != SERVICE_SELF_TEST);
         Ok(state)
     }
 
@@ -115,10 +110,7 @@ impl Maps {
     /// # Errors
     /// Whatever aya or the kernel says.
     pub fn read_flows(&self) -> Result<BTreeMap<u64, Flow>, MapError> {
-        self.flows
-            .iter()
-            .map(|entry| entry.map(|(cookie, flow)| (cookie.0, flow.0)))
-            .collect()
+        self.flows.iter().map(|entry| entry.map(|(cookie, flow)| (cookie.0, flow.0))).collect()
     }
 
     /// How often each outcome happened, over all CPUs.

@@ -59,16 +59,10 @@ pub async fn run(maps: &mut Maps, cgroup: &Path) -> SelfTest {
         tracing::warn!(%error, "the self-test's records could not be removed");
     }
     match outcome {
-        Ok(detail) => SelfTest {
-            passed: true,
-            detail,
-            hint: None,
-        },
-        Err(Failure { detail, hint }) => SelfTest {
-            passed: false,
-            detail,
-            hint: Some(hint.to_owned()),
-        },
+        Ok(detail) => SelfTest { passed: true, detail, hint: None },
+        Err(Failure { detail, hint }) => {
+            SelfTest { passed: false, detail, hint: Some(hint.to_owned()) }
+        }
     }
 }
 
@@ -92,16 +86,12 @@ async fn try_run(maps: &mut Maps, cgroup: &Path) -> Result<String, Failure> {
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(environment("listen"))?;
     let backend = listener.local_addr().map_err(environment("listen"))?;
-    reach_directly(&listener)
-        .await
-        .map_err(environment("connect to a listener of its own"))?;
+    reach_directly(&listener).await.map_err(environment("connect to a listener of its own"))?;
     let frontend = SocketAddr::new(FRONTEND.into(), backend.port());
     declare(maps, frontend, backend)
         .map_err(|error| failure("see `balancer-agent check`")(error.to_string()))?;
     let own = OwnCgroup::create(cgroup).map_err(environment("create the self-test's cgroup"))?;
-    let report = dial(&own.0, frontend)
-        .await
-        .map_err(environment("run the self-test's client"))?;
+    let report = dial(&own.0, frontend).await.map_err(environment("run the self-test's client"))?;
     drop(own);
     if let Some(error) = report.error {
         return Err(failure(HINT_HOOK)(format!(
@@ -109,14 +99,10 @@ async fn try_run(maps: &mut Maps, cgroup: &Path) -> Result<String, Failure> {
         )));
     }
     listener.accept().map_err(|error| {
-        failure(HINT_HOOK)(format!(
-            "the test connection did not reach its backend: {error}"
-        ))
+        failure(HINT_HOOK)(format!("the test connection did not reach its backend: {error}"))
     })?;
     if report.peer != Some(frontend) {
-        let peer = report
-            .peer
-            .map_or_else(|| "nothing".into(), |peer| peer.to_string());
+        let peer = report.peer.map_or_else(|| "nothing".into(), |peer| peer.to_string());
         return Err(failure(HINT_HOOK)(format!(
             "getpeername() shows {peer} instead of the dialled {frontend}"
         )));
@@ -163,12 +149,7 @@ fn declare(
         reserved: 0,
     };
     let schedule = Schedule { chunk, slots: 1 };
-    let bank = Bank {
-        v4: schedule,
-        v6: schedule,
-        policy: POLICY_ROUND_ROBIN,
-        affinity_s: 0,
-    };
+    let bank = Bank { v4: schedule, v6: schedule, policy: POLICY_ROUND_ROBIN, affinity_s: 0 };
     let service = Service {
         banks: [bank, bank],
         flags: SERVICE_VALID | SERVICE_TRACKED,
@@ -176,22 +157,10 @@ fn declare(
     };
     for write in [
         Write::BackendStatsReset { id: BACKEND_NONE },
-        Write::Backend {
-            id: BACKEND_NONE,
-            record,
-        },
-        Write::Slots {
-            chunk,
-            slots: SlotChunk::default(),
-        },
-        Write::Service {
-            id: SERVICE_SELF_TEST,
-            record: service,
-        },
-        Write::Frontend {
-            address: frontend,
-            service: SERVICE_SELF_TEST,
-        },
+        Write::Backend { id: BACKEND_NONE, record },
+        Write::Slots { chunk, slots: SlotChunk::default() },
+        Write::Service { id: SERVICE_SELF_TEST, record: service },
+        Write::Frontend { address: frontend, service: SERVICE_SELF_TEST },
     ] {
         maps.write(&write)?;
     }
@@ -211,18 +180,10 @@ fn remove(maps: &mut Maps) -> Result<(), super::writer::WriteError> {
     for address in stale {
         maps.write(&Write::FrontendRemoved { address })?;
     }
-    maps.write(&Write::Service {
-        id: SERVICE_SELF_TEST,
-        record: Service::default(),
-    })?;
-    maps.write(&Write::Backend {
-        id: BACKEND_NONE,
-        record: Backend::default(),
-    })?;
+    maps.write(&Write::Service { id: SERVICE_SELF_TEST, record: Service::default() })?;
+    maps.write(&Write::Backend { id: BACKEND_NONE, record: Backend::default() })?;
     // The counters of id 0 stay zero for whoever reads them all.
-    let _ = maps
-        .backend_stats
-        .set(BACKEND_NONE, Raw(BackendStats::default()), 0);
+    let _ = maps.backend_stats.set(BACKEND_NONE, Raw(BackendStats::default()), 0);
     Ok(())
 }
 
@@ -272,14 +233,8 @@ async fn dial(cgroup: &Path, frontend: SocketAddr) -> io::Result<DialReport> {
 /// When standard output is closed.
 pub fn dial_as_child(cgroup: &Path, frontend: SocketAddr) -> io::Result<()> {
     let report = match dial_from(cgroup, frontend) {
-        Ok(peer) => DialReport {
-            peer: Some(peer),
-            error: None,
-        },
-        Err(error) => DialReport {
-            peer: None,
-            error: Some(error.to_string()),
-        },
+        Ok(peer) => DialReport { peer: Some(peer), error: None },
+        Err(error) => DialReport { peer: None, error: Some(error.to_string()) },
     };
     let mut stdout = io::stdout().lock();
     serde_json::to_writer(&mut stdout, &report).map_err(io::Error::other)?;

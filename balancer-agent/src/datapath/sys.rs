@@ -107,11 +107,7 @@ fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long>
             size_of::<T>() as libc::c_ulong,
         )
     };
-    if rc < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(rc)
-    }
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
 }
 
 fn raw(fd: &impl AsFd) -> u32 {
@@ -125,10 +121,7 @@ fn raw(fd: &impl AsFd) -> u32 {
 /// As the kernel says; `NotFound` when nothing is pinned there.
 pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attributes = ObjGet {
-        pathname: path.as_ptr() as u64,
-        ..ObjGet::default()
-    };
+    let mut attributes = ObjGet { pathname: path.as_ptr() as u64, ..ObjGet::default() };
     let fd = bpf(BPF_OBJ_GET, &mut attributes)?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us.
@@ -140,12 +133,8 @@ pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// As the kernel says; `EINVAL` when the program is of another type.
 pub fn update_link(link: &impl AsFd, program: &impl AsFd) -> io::Result<()> {
-    let mut attributes = LinkUpdate {
-        link_fd: raw(link),
-        new_prog_fd: raw(program),
-        flags: 0,
-        old_prog_fd: 0,
-    };
+    let mut attributes =
+        LinkUpdate { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
     bpf(BPF_LINK_UPDATE, &mut attributes).map(drop)
 }
 
@@ -170,10 +159,7 @@ pub fn link_info(link: &impl AsFd) -> io::Result<LinkInfo> {
         info: &raw mut info as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(LinkInfo {
-        program_id: info.prog_id,
-        cgroup_id: info.cgroup_id,
-    })
+    Ok(LinkInfo { program_id: info.prog_id, cgroup_id: info.cgroup_id })
 }
 
 /// The ids of all programs that are attached to a hook of this cgroup itself.

@@ -68,12 +68,8 @@ impl Tracer {
         // SAFETY: the ring buffer owns its descriptor and keeps it for as long as it lives.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(io::Error::from)?;
-        let mut tracer = Self {
-            maps,
-            events,
-            renewal: tokio::time::interval(RENEWAL),
-            _turn: turn,
-        };
+        let mut tracer =
+            Self { maps, events, renewal: tokio::time::interval(RENEWAL), _turn: turn };
         tracer.lease(monotonic_ns() + LEASE_NS)?;
         Ok(tracer)
     }

@@ -64,8 +64,7 @@ pub fn copy(
         }
         new.service_names.insert(id, name, 0)?;
         new.cursors.set(id.0, old.cursors.get(&id.0, 0)?, 0)?;
-        new.service_stats
-            .set(id.0, old.service_stats.get(&id.0, 0)?, 0)?;
+        new.service_stats.set(id.0, old.service_stats.get(&id.0, 0)?, 0)?;
         new.services.set(id.0, record, 0)?;
         done.services += 1;
     }
@@ -85,13 +84,8 @@ fn fits(
     let bank = record.bank();
     let chunks_end = new.limits.chunks - 1;
     for schedule in [bank.v4, bank.v6] {
-        let chunks = schedule
-            .slots
-            .div_ceil(balancer_common::service::CHUNK_SLOTS as u32);
-        let in_reach = old
-            .read_schedule(schedule)?
-            .iter()
-            .all(|id| *id < new.limits.backends);
+        let chunks = schedule.slots.div_ceil(balancer_common::service::CHUNK_SLOTS as u32);
+        let in_reach = old.read_schedule(schedule)?.iter().all(|id| *id < new.limits.backends);
         if schedule.chunk + chunks > chunks_end || !in_reach {
             return Ok(false);
         }
@@ -152,10 +146,7 @@ pub fn catch_up(
     let counters = SharedCounters::open(new.backend_stats_data(), new.limits.backends)?;
     let still = old.read_flows()?;
     let mut corrected = 0;
-    let began: Vec<_> = still
-        .iter()
-        .filter(|(cookie, _)| !copied.contains_key(cookie))
-        .collect();
+    let began: Vec<_> = still.iter().filter(|(cookie, _)| !copied.contains_key(cookie)).collect();
     for (cookie, flow) in &began {
         // Counted first: the new programs may see its end at any moment.
         counters.add_active(flow.backend, 1);

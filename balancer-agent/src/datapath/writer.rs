@@ -34,11 +34,9 @@ impl From<SocketAddr> for FrontendKey {
                 port_be,
                 reserved: 0,
             }),
-            ip @ IpAddr::V6(_) => Self::V6(FrontendKeyV6 {
-                address: Address::from(ip),
-                port_be,
-                reserved: 0,
-            }),
+            ip @ IpAddr::V6(_) => {
+                Self::V6(FrontendKeyV6 { address: Address::from(ip), port_be, reserved: 0 })
+            }
         }
     }
 }
@@ -49,10 +47,7 @@ impl Maps {
     /// # Errors
     /// [`WriteError`] names what was written, and what the kernel said (a full map, for example).
     pub fn write(&mut self, write: &Write) -> Result<(), WriteError> {
-        self.try_write(write).map_err(|cause| WriteError {
-            subject: subject(write),
-            cause,
-        })
+        self.try_write(write).map_err(|cause| WriteError { subject: subject(write), cause })
     }
 
     fn try_write(&mut self, write: &Write) -> Result<(), MapError> {
@@ -76,10 +71,7 @@ impl Maps {
             }
             Write::Service { id, record } => self.services.set(*id, Raw(*record), 0),
             Write::Frontend { address, service } => {
-                let frontend = Raw(Frontend {
-                    service: *service,
-                    reserved: 0,
-                });
+                let frontend = Raw(Frontend { service: *service, reserved: 0 });
                 match FrontendKey::from(*address) {
                     FrontendKey::V4(key) => self.frontends_v4.insert(Raw(key), frontend, 0),
                     FrontendKey::V6(key) => self.frontends_v6.insert(Raw(key), frontend, 0),

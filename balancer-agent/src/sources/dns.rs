@@ -77,10 +77,7 @@ impl DnsSource {
     /// A source that takes its servers from `resolv_conf` where the settings name none. The file
     /// may change, appear and disappear at any time.
     pub fn new(resolv_conf: impl Into<PathBuf>) -> Self {
-        Self {
-            resolv_conf: resolv_conf.into(),
-            health: DnsHealth::default(),
-        }
+        Self { resolv_conf: resolv_conf.into(), health: DnsHealth::default() }
     }
 
     /// Reads the health of every set while the source runs.
@@ -184,10 +181,7 @@ impl Followers {
             return;
         };
         if ended.is_err_and(|error| error.is_panic())
-            && self
-                .running
-                .get(&lookup)
-                .is_some_and(|task| task.id() == id)
+            && self.running.get(&lookup).is_some_and(|task| task.id() == id)
         {
             tracing::error!(
                 %lookup,

@@ -170,10 +170,8 @@ impl FileSource {
     /// Says what cannot be watched, and why.
     pub fn new(path: &Path) -> Result<(Self, FileHandle), WatchError> {
         let mut watch = DirectoryWatch::new()?;
-        let path = std::path::absolute(path).map_err(|source| WatchError::Directory {
-            path: path.to_owned(),
-            source,
-        })?;
+        let path = std::path::absolute(path)
+            .map_err(|source| WatchError::Directory { path: path.to_owned(), source })?;
         watch.follow(&path)?;
         let handle = FileHandle::default();
         let source = Self {
@@ -228,24 +226,16 @@ impl FileSource {
 
     async fn look(&mut self) -> Finding {
         // Before reading, so that a change after it is seen.
-        let unwatched = self
-            .watch
-            .follow(&self.path)
-            .err()
-            .map(|error| error.to_string());
+        let unwatched = self.watch.follow(&self.path).err().map(|error| error.to_string());
         if unwatched != self.unwatched
             && let Some(error) = &unwatched
         {
-            tracing::warn!(
-                error,
-                "changes of the configuration are not seen; reload by SIGHUP"
-            );
+            tracing::warn!(error, "changes of the configuration are not seen; reload by SIGHUP");
         }
         self.unwatched = unwatched;
         let (path, told) = (self.path.clone(), self.told);
         let look = tokio::task::spawn_blocking(move || look(&path, told));
-        look.await
-            .unwrap_or_else(|source| bad(FileError::Ended { source }))
+        look.await.unwrap_or_else(|source| bad(FileError::Ended { source }))
     }
 
     fn update(&mut self, finding: Finding, asked: bool) -> Option<FileUpdate> {
@@ -255,14 +245,9 @@ impl FileSource {
                 self.told = Some(Told::Loaded(hash));
                 self.handle.counts.loaded.fetch_add(1, Ordering::Relaxed);
                 let config = Arc::<Config>::from(config);
-                let running = self
-                    .running
-                    .get_or_insert_with(|| config.without_services());
+                let running = self.running.get_or_insert_with(|| config.without_services());
                 let restart_needed = config.restart_needed(running);
-                Some(FileUpdate::Loaded {
-                    config,
-                    restart_needed,
-                })
+                Some(FileUpdate::Loaded { config, restart_needed })
             }
             Finding::Bad(hash, error) => {
                 let before = self.told.replace(Told::Rejected(hash));
@@ -310,33 +295,20 @@ fn read(path: &Path) -> Result<String, FileError> {
             io::ErrorKind::PermissionDenied => "make it readable to the agent",
             _ => "check the path and its file system",
         };
-        FileError::Read {
-            path: path.to_owned(),
-            source,
-            hint,
-        }
+        FileError::Read { path: path.to_owned(), source, hint }
     };
     // Before opening: to open a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(refuse)?.is_file() {
-        return Err(FileError::NotAFile {
-            path: path.to_owned(),
-        });
+        return Err(FileError::NotAFile { path: path.to_owned() });
     }
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(refuse)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(refuse)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refuse)?;
     if u64::try_from(bytes.len()).is_ok_and(|len| len > FILE_BYTES_MAX) {
-        return Err(FileError::TooLarge {
-            path: path.to_owned(),
-        });
+        return Err(FileError::TooLarge { path: path.to_owned() });
     }
     String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
-        FileError::NotText {
-            path: path.to_owned(),
-            offset,
-        }
+        FileError::NotText { path: path.to_owned(), offset }
     })
 }

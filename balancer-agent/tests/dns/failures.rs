@@ -41,19 +41,10 @@ async fn a_failing_server_changes_nothing_and_its_recovery_does() {
         assert!(health.last_success_age_ms.is_some());
         let error = health.last_error.expect("the failure has a text");
         let server_text = server.address.to_string();
-        assert!(
-            error.contains(NAME) && error.contains(&server_text),
-            "{error}"
-        );
+        assert!(error.contains(NAME) && error.contains(&server_text), "{error}");
         server.say_host(NAME, 0, &["10.0.0.2"]);
-        source
-            .until(&both(&["10.0.0.2:80"], &["10.0.0.1:80"]))
-            .await;
-        assert_eq!(
-            source.health_of(&lookup).standing,
-            Standing::Works,
-            "{code}"
-        );
+        source.until(&both(&["10.0.0.2:80"], &["10.0.0.1:80"])).await;
+        assert_eq!(source.health_of(&lookup).standing, Standing::Works, "{code}");
         source.stop().await;
     }
 }
@@ -83,14 +74,10 @@ async fn a_family_that_fails_keeps_its_addresses_while_the_other_changes() {
     let lookup = host(NAME, 80);
     server.say_host(NAME, 0, &["10.0.0.1", "fd00::1"]);
     let mut source = Source::start(settings(&[&server]), std::slice::from_ref(&lookup));
-    source
-        .until(&present(&["10.0.0.1:80", "[fd00::1]:80"]))
-        .await;
+    source.until(&present(&["10.0.0.1:80", "[fd00::1]:80"])).await;
     server.say(NAME, RecordType::AAAA, Reply::Code(ResponseCode::ServFail));
     server.say(NAME, RecordType::A, Reply::addresses(0, &["10.0.0.2"]));
-    source
-        .until(&both(&["10.0.0.2:80", "[fd00::1]:80"], &["10.0.0.1:80"]))
-        .await;
+    source.until(&both(&["10.0.0.2:80", "[fd00::1]:80"], &["10.0.0.1:80"])).await;
     assert_eq!(source.health_of(&lookup).standing, Standing::Partial);
     source.stop().await;
 }
@@ -110,11 +97,9 @@ async fn a_family_that_never_answered_does_not_hold_up_the_other() {
 
 #[tokio::test]
 async fn the_next_server_answers_for_one_that_is_dead_or_broken() {
-    for dead in [
-        Reply::Silence,
-        Reply::Code(ResponseCode::ServFail),
-        Reply::Code(ResponseCode::Refused),
-    ] {
+    for dead in
+        [Reply::Silence, Reply::Code(ResponseCode::ServFail), Reply::Code(ResponseCode::Refused)]
+    {
         let (first, second) = (DnsServer::start().await, DnsServer::start().await);
         first.say(NAME, RecordType::A, dead.clone());
         first.say(NAME, RecordType::AAAA, dead.clone());
@@ -123,16 +108,9 @@ async fn the_next_server_answers_for_one_that_is_dead_or_broken() {
             Reply::Silence => Duration::from_millis(200),
             _ => Duration::from_secs(10),
         };
-        let settings = DnsSettings {
-            timeout,
-            attempts: 3,
-            ..settings(&[&first, &second])
-        };
+        let settings = DnsSettings { timeout, attempts: 3, ..settings(&[&first, &second]) };
         let mut source = Source::start(settings, &[host(NAME, 80)]);
-        assert!(
-            source.until(&present(&["10.0.0.1:80"])).await.is_empty(),
-            "{dead:?}"
-        );
+        assert!(source.until(&present(&["10.0.0.1:80"])).await.is_empty(), "{dead:?}");
         assert!(first.count(NAME, RecordType::A) >= 1, "{dead:?}");
         if !matches!(dead, Reply::Silence) {
             // The one that answered is asked first from now on.
@@ -150,17 +128,11 @@ async fn silence_is_a_timeout_and_leaves_the_set_unknown() {
     silent.say(NAME, RecordType::A, Reply::Silence);
     silent.say(NAME, RecordType::AAAA, Reply::Silence);
     let lookup = host(NAME, 80);
-    let settings = DnsSettings {
-        timeout: Duration::from_millis(100),
-        ..settings(&[&silent])
-    };
+    let settings = DnsSettings { timeout: Duration::from_millis(100), ..settings(&[&silent]) };
     let mut source = Source::start(settings, std::slice::from_ref(&lookup));
     let health = source.failed(&lookup, FailureKind::Timeout).await;
     assert_eq!(health.standing, Standing::Fails);
-    assert!(
-        !health.known,
-        "a set that was never answered is unknown, not empty"
-    );
+    assert!(!health.known, "a set that was never answered is unknown, not empty");
     source.assert_quiet();
     source.stop().await;
 }
@@ -184,10 +156,7 @@ async fn failures_are_logged_once_per_turn() {
     let log = Log::start();
     let server = DnsServer::start().await;
     server.say_host(NAME, 0, &["10.0.0.1"]);
-    let settings = DnsSettings {
-        removal_delay: HOUR,
-        ..settings(&[&server])
-    };
+    let settings = DnsSettings { removal_delay: HOUR, ..settings(&[&server]) };
     let mut source = Source::start(settings, &[host(NAME, 80)]);
     source.until(&present(&["10.0.0.1:80"])).await;
     for ip in ["10.0.0.2", "10.0.0.3"] {

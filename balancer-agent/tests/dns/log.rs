@@ -27,19 +27,13 @@ impl Log {
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
-        Self {
-            bytes,
-            _guard: tracing::subscriber::set_default(subscriber),
-        }
+        Self { bytes, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
     /// The lines so far that hold `part`.
     pub(crate) fn lines(&self, part: &str) -> Vec<String> {
         let text = String::from_utf8(self.bytes.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .filter(|line| line.contains(part))
-            .map(str::to_owned)
-            .collect()
+        text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 }
 

@@ -18,11 +18,7 @@ async fn many_sets_are_asked_for_within_the_bound() {
         lookups.insert(host(&name, 80));
     }
     let all: Vec<Lookup> = lookups.iter().cloned().collect();
-    let settings = DnsSettings {
-        ttl_max: HOUR,
-        timeout: HOUR,
-        ..settings(&[&server])
-    };
+    let settings = DnsSettings { ttl_max: HOUR, timeout: HOUR, ..settings(&[&server]) };
     let mut source = Source::start(settings, &all);
     while !lookups.is_empty() {
         let (lookup, members) = source.next().await;
@@ -63,17 +59,11 @@ async fn new_settings_count_at_once_and_members_stay() {
     let (old, new) = (DnsServer::start().await, DnsServer::start().await);
     old.say_host("shop.test", 3_600, &["10.0.0.1"]);
     new.say_host("shop.test", 3_600, &["10.0.0.1", "10.0.0.2"]);
-    let slow = |server| DnsSettings {
-        ttl_min: HOUR,
-        ttl_max: HOUR,
-        ..settings(&[server])
-    };
+    let slow = |server| DnsSettings { ttl_min: HOUR, ttl_max: HOUR, ..settings(&[server]) };
     let mut source = Source::start(slow(&old), &[host("shop.test", 80)]);
     source.until(&present(&["10.0.0.1:80"])).await;
     source.want(|wanted| wanted.settings = slow(&new));
-    let before = source
-        .until(&present(&["10.0.0.1:80", "10.0.0.2:80"]))
-        .await;
+    let before = source.until(&present(&["10.0.0.1:80", "10.0.0.2:80"])).await;
     assert!(before.is_empty(), "{before:?}");
     source.stop().await;
 }

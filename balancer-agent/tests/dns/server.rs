@@ -83,24 +83,15 @@ impl Reply {
     /// A and AAAA records; the server picks by type.
     pub(crate) fn addresses(ttl: u32, ips: &[&str]) -> Self {
         let records = ips.iter().map(|ip| address(ASKED, ttl, ip)).collect();
-        Self::Records {
-            answers: records,
-            additionals: Vec::new(),
-        }
+        Self::Records { answers: records, additionals: Vec::new() }
     }
 
     pub(crate) fn services(answers: Vec<Record>, additionals: Vec<Record>) -> Self {
-        Self::Records {
-            answers,
-            additionals,
-        }
+        Self::Records { answers, additionals }
     }
 
     pub(crate) fn nxdomain() -> Self {
-        Self::Nothing {
-            code: ResponseCode::NXDomain,
-            ttl: 0,
-        }
+        Self::Nothing { code: ResponseCode::NXDomain, ttl: 0 }
     }
 }
 
@@ -129,17 +120,13 @@ fn absolute(name: &str) -> Name {
 
 impl DnsServer {
     pub(crate) async fn start() -> Self {
-        Self::bind("127.0.0.1:0".parse().unwrap(), 0)
-            .await
-            .expect("bind a port of the loopback")
+        Self::bind("127.0.0.1:0".parse().unwrap(), 0).await.expect("bind a port of the loopback")
     }
 
     /// A server that answers only when `questions` wait for an answer, and from then on.
     pub(crate) async fn start_held(questions: usize) -> Self {
         let address = "127.0.0.1:0".parse().unwrap();
-        Self::bind(address, questions)
-            .await
-            .expect("bind a port of the loopback")
+        Self::bind(address, questions).await.expect("bind a port of the loopback")
     }
 
     pub(crate) async fn bind(address: SocketAddr, hold_until: usize) -> std::io::Result<Self> {
@@ -153,20 +140,12 @@ impl DnsServer {
         let mut server = Server::new(Handler(Arc::clone(&script)));
         server.register_socket(udp);
         server.register_listener(tcp, PATIENCE, 16);
-        Ok(Self {
-            address,
-            script,
-            _server: server,
-        })
+        Ok(Self { address, script, _server: server })
     }
 
     /// Sets what the server says from now on.
     pub(crate) fn say(&self, name: &str, kind: RecordType, reply: Reply) {
-        self.script
-            .replies
-            .lock()
-            .unwrap()
-            .insert((name.to_owned(), kind), reply);
+        self.script.replies.lock().unwrap().insert((name.to_owned(), kind), reply);
     }
 
     /// Sets the A and AAAA records of `name`.
@@ -175,11 +154,8 @@ impl DnsServer {
             (RecordType::A, IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
             (RecordType::AAAA, IpAddr::is_ipv6),
         ] {
-            let ips: Vec<&str> = ips
-                .iter()
-                .copied()
-                .filter(|ip| is_kind(&ip.parse().unwrap()))
-                .collect();
+            let ips: Vec<&str> =
+                ips.iter().copied().filter(|ip| is_kind(&ip.parse().unwrap())).collect();
             self.say(name, kind, Reply::addresses(ttl, &ips));
         }
     }
@@ -197,13 +173,10 @@ impl DnsServer {
     pub(crate) async fn asked(&self, name: &str, kind: RecordType, more: u64) {
         let mut seen = self.script.seen.subscribe();
         let goal = seen.borrow_and_update().count(name, kind) + more;
-        timeout(
-            PATIENCE,
-            seen.wait_for(|seen| seen.count(name, kind) >= goal),
-        )
-        .await
-        .unwrap_or_else(|_| panic!("nobody asks for {kind} of {name}"))
-        .expect("the server lives");
+        timeout(PATIENCE, seen.wait_for(|seen| seen.count(name, kind) >= goal))
+            .await
+            .unwrap_or_else(|_| panic!("nobody asks for {kind} of {name}"))
+            .expect("the server lives");
     }
 }
 
@@ -224,10 +197,7 @@ async fn bind_both(address: SocketAddr) -> std::io::Result<(UdpSocket, TcpListen
 
 impl Seen {
     fn count(&self, name: &str, kind: RecordType) -> u64 {
-        self.counts
-            .get(&(name.to_owned(), kind))
-            .copied()
-            .unwrap_or(0)
+        self.counts.get(&(name.to_owned(), kind)).copied().unwrap_or(0)
     }
 }
 
@@ -257,12 +227,7 @@ impl RequestHandler for Handler {
         response: R,
     ) -> ResponseInfo {
         let info = request.request_info().expect("one question");
-        let name = info
-            .query
-            .name()
-            .to_string()
-            .trim_end_matches('.')
-            .to_owned();
+        let name = info.query.name().to_string().trim_end_matches('.').to_owned();
         let question = (name, info.query.query_type());
         let mut turn = 0;
         self.0.seen.send_modify(|seen| {
@@ -296,15 +261,9 @@ async fn send<R: ResponseHandler>(
     let (mut answers, mut additionals, mut soa) = (Vec::new(), Vec::new(), Vec::new());
     match reply {
         Reply::Silence | Reply::Turns(_) => {
-            return ResponseInfo::from(Header {
-                metadata,
-                counts: HeaderCounts::default(),
-            });
+            return ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() });
         }
-        Reply::Records {
-            answers: records,
-            additionals: more,
-        } => {
+        Reply::Records { answers: records, additionals: more } => {
             answers = records;
             additionals = more;
             for record in &mut answers {
@@ -327,8 +286,5 @@ async fn send<R: ResponseHandler>(
         &soa,
         &additionals,
     );
-    response
-        .send_response(message)
-        .await
-        .expect("send an answer")
+    response.send_response(message).await.expect("send an answer")
 }

@@ -40,10 +40,7 @@ pub(crate) fn settings(servers: &[&DnsServer]) -> DnsSettings {
 }
 
 pub(crate) fn host(name: &str, port: u16) -> Lookup {
-    Lookup::Host {
-        host: name.into(),
-        port,
-    }
+    Lookup::Host { host: name.into(), port }
 }
 
 pub(crate) fn service(name: &str) -> Lookup {
@@ -53,9 +50,7 @@ pub(crate) fn service(name: &str) -> Lookup {
 /// Present addresses, then departed ones, as text.
 pub(crate) fn split(members: &[Member]) -> (Vec<String>, Vec<String>) {
     let of = |presence| {
-        let members = members
-            .iter()
-            .filter(move |member| member.presence == presence);
+        let members = members.iter().filter(move |member| member.presence == presence);
         members.map(|member| member.address.to_string()).collect()
     };
     (of(Presence::Present), of(Presence::Departed))
@@ -67,10 +62,8 @@ pub(crate) fn present(addresses: &[&str]) -> (Vec<String>, Vec<String>) {
 
 pub(crate) fn both(present: &[&str], departed: &[&str]) -> (Vec<String>, Vec<String>) {
     let text = |addresses: &[&str]| {
-        let mut addresses: Vec<SocketAddr> = addresses
-            .iter()
-            .map(|address| address.parse().unwrap())
-            .collect();
+        let mut addresses: Vec<SocketAddr> =
+            addresses.iter().map(|address| address.parse().unwrap()).collect();
         addresses.sort_unstable();
         addresses.iter().map(ToString::to_string).collect()
     };
@@ -85,20 +78,12 @@ impl Source {
     }
 
     pub(crate) fn run(source: DnsSource, settings: DnsSettings, lookups: &[Lookup]) -> Self {
-        let wanted = Wanted {
-            settings,
-            lookups: lookups.iter().cloned().collect(),
-        };
+        let wanted = Wanted { settings, lookups: lookups.iter().cloned().collect() };
         let (wanted, receiver) = watch::channel(wanted);
         let (sender, events) = mpsc::channel(16);
         let health = source.health();
         let task = tokio::spawn(source.run(receiver, sender));
-        Self {
-            health,
-            wanted,
-            events,
-            task,
-        }
+        Self { health, wanted, events, task }
     }
 
     pub(crate) fn want(&self, change: impl FnOnce(&mut Wanted)) {
@@ -145,9 +130,7 @@ impl Source {
 
     /// Awaits a failure of that kind.
     pub(crate) async fn failed(&self, lookup: &Lookup, kind: FailureKind) -> LookupHealth {
-        let failed = self
-            .health
-            .wait_for(lookup, |health| health.failures.contains_key(&kind));
+        let failed = self.health.wait_for(lookup, |health| health.failures.contains_key(&kind));
         timeout(PATIENCE, failed)
             .await
             .unwrap_or_else(|_| panic!("no {kind:?} comes; health: {:#?}", self.health.snapshot()))
@@ -156,9 +139,6 @@ impl Source {
     /// Ends the source by closing what it listens to.
     pub(crate) async fn stop(self) {
         drop(self.wanted);
-        timeout(PATIENCE, self.task)
-            .await
-            .expect("the source ends")
-            .expect("it does not panic");
+        timeout(PATIENCE, self.task).await.expect("the source ends").expect("it does not panic");
     }
 }

@@ -27,11 +27,8 @@ async fn start_on_port_53() -> Option<DnsServer> {
 
 async fn assert_fails(path: &Path, cause: &str) {
     let lookup = host(NAME, 80);
-    let mut source = Source::run(
-        DnsSource::new(path),
-        settings(&[]),
-        std::slice::from_ref(&lookup),
-    );
+    let mut source =
+        Source::run(DnsSource::new(path), settings(&[]), std::slice::from_ref(&lookup));
     let health = source.failed(&lookup, FailureKind::Servers).await;
     let error = health.last_error.expect("the failure has a text");
     for part in [path.to_str().unwrap(), cause, "hint:", "dns.servers"] {
@@ -61,22 +58,12 @@ async fn servers_are_taken_from_the_file_once_it_is_there() {
     server.say_host(NAME, 0, &["10.0.0.1"]);
     let log = Log::start();
     let lookup = host(NAME, 80);
-    let mut source = Source::run(
-        DnsSource::new(&path),
-        settings(&[]),
-        std::slice::from_ref(&lookup),
-    );
+    let mut source =
+        Source::run(DnsSource::new(&path), settings(&[]), std::slice::from_ref(&lookup));
     source.failed(&lookup, FailureKind::Servers).await;
-    assert_eq!(
-        log.lines("read the DNS servers").len(),
-        1,
-        "one cause, one line"
-    );
+    assert_eq!(log.lines("read the DNS servers").len(), 1, "one cause, one line");
     // The search domain has no say: the name is absolute.
-    let text = format!(
-        "search wrong.test\noptions ndots:5\nnameserver {}\n",
-        server.address.ip()
-    );
+    let text = format!("search wrong.test\noptions ndots:5\nnameserver {}\n", server.address.ip());
     fs::write(&path, text).unwrap();
     source.until(&present(&["10.0.0.1:80"])).await;
     fs::remove_file(&path).unwrap();

@@ -37,10 +37,7 @@ impl Crowd {
     pub(crate) fn new(count: u32, backends: u32) -> Self {
         let services: Vec<Service> = (0..count).map(|n| service(n, backends)).collect();
         let mut core = Core::new(LIMITS, 0, [Source::File]);
-        core.observe(Event::Snapshot {
-            source: Source::File,
-            services: services.clone(),
-        });
+        core.observe(Event::Snapshot { source: Source::File, services: services.clone() });
         let mut crowd = Self { core, services };
         let mut changes = 0;
         while let Some(change) = crowd.core.plan() {
@@ -58,10 +55,7 @@ impl Crowd {
         let service = &mut self.services[index];
         service.backends.pop_first();
         service.backends.insert(endpoint(u32::MAX - round));
-        let event = Event::ServiceChanged {
-            source: Source::File,
-            service: service.clone(),
-        };
+        let event = Event::ServiceChanged { source: Source::File, service: service.clone() };
         self.core.observe(event);
         let change = self.core.plan().expect("a change");
         let written = self.land(change);
@@ -81,9 +75,7 @@ fn service(number: u32, backends: u32) -> Service {
     Service {
         name: ServiceName::new(&format!("service-{number}")).expect("a short name"),
         frontends: BTreeSet::from([FrontendSource::Fixed(frontend)]),
-        backends: (0..backends)
-            .map(|n| endpoint(0x0a00_0000 + number * backends + n))
-            .collect(),
+        backends: (0..backends).map(|n| endpoint(0x0a00_0000 + number * backends + n)).collect(),
         policy: Policy::LeastConnection,
         affinity_s: None,
         tracked: true,
@@ -94,9 +86,5 @@ fn service(number: u32, backends: u32) -> Service {
 
 fn endpoint(bits: u32) -> BackendSource {
     let address = SocketAddr::from((Ipv4Addr::from_bits(bits), 50_051));
-    BackendSource::Fixed(Endpoint {
-        address,
-        weight: 1,
-        state: EndpointState::Active,
-    })
+    BackendSource::Fixed(Endpoint { address, weight: 1, state: EndpointState::Active })
 }

@@ -19,18 +19,10 @@ pub(crate) fn expected(world: &World, service: &Service) -> Expected {
     let usable = usable_of_any_family(world, service);
     let of_family = |v4: bool| {
         let usable = usable.as_ref()?;
-        let own: BTreeSet<_> = usable
-            .iter()
-            .filter(|a| a.is_ipv4() == v4)
-            .copied()
-            .collect();
+        let own: BTreeSet<_> = usable.iter().filter(|a| a.is_ipv4() == v4).copied().collect();
         Some(if own.is_empty() { usable.clone() } else { own })
     };
-    Expected {
-        v4: of_family(true),
-        v6: of_family(false),
-        frontends: frontends(world, service),
-    }
+    Expected { v4: of_family(true), v6: of_family(false), frontends: frontends(world, service) }
 }
 
 /// Backends that take new connections; `None` if something is unknown.

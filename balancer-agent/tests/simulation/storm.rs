@@ -23,13 +23,7 @@ const AMPLE: Limits = Limits {
     flows: 1_024,
     pod_services: 1_024,
 };
-const TIGHT: Limits = Limits {
-    services: 9,
-    backends: 48,
-    frontends: 9,
-    chunks: 90,
-    ..AMPLE
-};
+const TIGHT: Limits = Limits { services: 9, backends: 48, frontends: 9, chunks: 90, ..AMPLE };
 const CONNECTIONS_MAX: usize = 64;
 
 pub(crate) struct Storm {
@@ -114,15 +108,8 @@ impl Storm {
         self.compare();
         assert!(self.core.plan().is_none(), "nothing is left to do");
         let kernel = self.datapath.read_back();
-        let gone = kernel
-            .backends
-            .values()
-            .filter(|backend| backend.state == 4)
-            .count();
-        assert!(
-            gone <= 1,
-            "idle backends that are gone are freed, {gone} are not"
-        );
+        let gone = kernel.backends.values().filter(|backend| backend.state == 4).count();
+        assert!(gone <= 1, "idle backends that are gone are freed, {gone} are not");
     }
 
     pub(crate) fn events(&self) -> u64 {
@@ -144,12 +131,7 @@ impl Storm {
     }
 
     pub(crate) fn fingerprint(&self) -> String {
-        format!(
-            "{:?} {:?} {:?}",
-            self.statistics(),
-            self.datapath.read_back(),
-            self.connections
-        )
+        format!("{:?} {:?} {:?}", self.statistics(), self.datapath.read_back(), self.connections)
     }
 
     /// Killed, perhaps in the middle of a change, and started anew from what the maps hold.
@@ -201,10 +183,8 @@ impl Storm {
     /// goes from what it was to what it becomes in one step.
     fn apply(&mut self, change: &Change, mut fails: impl FnMut(usize) -> bool) -> usize {
         let frontends = self.frontends_of(change);
-        let mut last: Vec<BTreeSet<SocketAddr>> = frontends
-            .iter()
-            .map(|f| self.datapath.reachable(*f))
-            .collect();
+        let mut last: Vec<BTreeSet<SocketAddr>> =
+            frontends.iter().map(|f| self.datapath.reachable(*f)).collect();
         let mut steps = vec![0; frontends.len()];
         for (landed, write) in change.writes.iter().enumerate() {
             if fails(landed) {
@@ -225,10 +205,7 @@ impl Storm {
                 if now != last[index] {
                     // A frontend that is let go may show the new set first.
                     steps[index] += u32::from(!matches!(write, Write::FrontendRemoved { .. }));
-                    assert!(
-                        steps[index] <= 1,
-                        "{frontend} shows half a set in {change:#?}"
-                    );
+                    assert!(steps[index] <= 1, "{frontend} shows half a set in {change:#?}");
                     last[index] = now;
                 }
             }
@@ -239,10 +216,7 @@ impl Storm {
     fn frontends_of(&self, change: &Change) -> BTreeSet<SocketAddr> {
         let name = change.service.as_ref().map(ServiceName::as_str);
         let names = self.names_by_frontend();
-        let own = names
-            .iter()
-            .filter(|(_, n)| Some(n.as_str()) == name)
-            .map(|(f, _)| *f);
+        let own = names.iter().filter(|(_, n)| Some(n.as_str()) == name).map(|(f, _)| *f);
         let touched = change.writes.iter().filter_map(|write| match write {
             Write::Frontend { address, .. } | Write::FrontendRemoved { address } => Some(*address),
             _ => None,
@@ -251,10 +225,7 @@ impl Storm {
     }
 
     fn names_by_frontend(&self) -> BTreeMap<SocketAddr, String> {
-        self.datapath
-            .frontends()
-            .map(|(frontend, name)| (frontend, name.to_owned()))
-            .collect()
+        self.datapath.frontends().map(|(frontend, name)| (frontend, name.to_owned())).collect()
     }
 
     fn reachable_everywhere(&self) -> BTreeMap<SocketAddr, BTreeSet<SocketAddr>> {
@@ -267,9 +238,7 @@ impl Storm {
         let names = self.names_by_frontend().into_iter();
         names
             .filter(|(frontend, name)| {
-                let service = ServiceName::new(name)
-                    .ok()
-                    .and_then(|n| self.world.services.get(&n));
+                let service = ServiceName::new(name).ok().and_then(|n| self.world.services.get(&n));
                 let unknown =
                     service.is_some_and(|s| oracle::expected(&self.world, s).v4.is_none());
                 unknown && !self.datapath.reachable(*frontend).is_empty()
@@ -281,11 +250,7 @@ impl Storm {
     fn compare(&self) {
         if self.world.listed && !self.core.needs_retry() {
             let kernel = self.datapath.read_back();
-            assert_eq!(
-                self.core.differences(&kernel),
-                [],
-                "the kernel is not as desired"
-            );
+            assert_eq!(self.core.differences(&kernel), [], "the kernel is not as desired");
         }
     }
 
@@ -295,23 +260,14 @@ impl Storm {
         }
         let exact = self.limits == AMPLE;
         for (frontend, name) in self.names_by_frontend() {
-            let service = ServiceName::new(&name)
-                .ok()
-                .and_then(|n| self.world.services.get(&n));
+            let service = ServiceName::new(&name).ok().and_then(|n| self.world.services.get(&n));
             let service =
                 service.unwrap_or_else(|| panic!("{frontend} leads to {name}, which is gone"));
             let expected = oracle::expected(&self.world, service);
             if let Some(claimed) = &expected.frontends {
-                assert!(
-                    claimed.contains(&frontend),
-                    "{frontend} is no frontend of {name}"
-                );
+                assert!(claimed.contains(&frontend), "{frontend} is no frontend of {name}");
             }
-            let usable = if frontend.is_ipv4() {
-                expected.v4
-            } else {
-                expected.v6
-            };
+            let usable = if frontend.is_ipv4() { expected.v4 } else { expected.v6 };
             let Some(usable) = usable else { continue };
             let reachable = self.datapath.reachable(frontend);
             if exact {
@@ -319,25 +275,15 @@ impl Storm {
             } else {
                 // What does not fit may be missing, and another family may stand in for it.
                 let all = oracle::usable_of_any_family(&self.world, service);
-                assert!(
-                    all.is_none_or(|all| reachable.is_subset(&all)),
-                    "{frontend} of {name}"
-                );
+                assert!(all.is_none_or(|all| reachable.is_subset(&all)), "{frontend} of {name}");
             }
         }
         if exact {
             let names = self.names_by_frontend();
             for service in self.world.services.values() {
-                for frontend in oracle::expected(&self.world, service)
-                    .frontends
-                    .iter()
-                    .flatten()
-                {
+                for frontend in oracle::expected(&self.world, service).frontends.iter().flatten() {
                     if let Some(owner) = oracle::owner(&self.world, *frontend) {
-                        assert_eq!(
-                            names.get(frontend).map(String::as_str),
-                            Some(owner.as_str())
-                        );
+                        assert_eq!(names.get(frontend).map(String::as_str), Some(owner.as_str()));
                     }
                 }
             }

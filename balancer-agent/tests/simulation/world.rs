@@ -39,27 +39,18 @@ impl World {
             0..12 => {
                 let service = random_service(rng);
                 self.services.insert(service.name.clone(), service.clone());
-                Event::ServiceChanged {
-                    source: Source::File,
-                    service,
-                }
+                Event::ServiceChanged { source: Source::File, service }
             }
             12..20 => {
                 let name = self.random_name(rng)?;
                 self.services.remove(&name);
-                Event::ServiceRemoved {
-                    source: Source::File,
-                    name,
-                }
+                Event::ServiceRemoved { source: Source::File, name }
             }
             20..60 => {
                 let name = self.random_name(rng)?;
                 let service = self.services.get_mut(&name)?;
                 flap(service, rng);
-                Event::ServiceChanged {
-                    source: Source::File,
-                    service: service.clone(),
-                }
+                Event::ServiceChanged { source: Source::File, service: service.clone() }
             }
             60..94 => return self.resolve(rng),
             _ => {
@@ -87,15 +78,9 @@ impl World {
 
     /// DNS answers, for a set that somebody needs.
     pub(crate) fn resolve(&mut self, rng: &mut StdRng) -> Option<Event> {
-        let needed: Vec<Lookup> = self
-            .services
-            .values()
-            .flat_map(Service::lookups)
-            .cloned()
-            .collect();
-        let lookup = needed
-            .get(rng.random_range(0..needed.len().max(1)))?
-            .clone();
+        let needed: Vec<Lookup> =
+            self.services.values().flat_map(Service::lookups).cloned().collect();
+        let lookup = needed.get(rng.random_range(0..needed.len().max(1)))?.clone();
         let count = rng.random_range(0..6);
         let members: Vec<Member> = (0..count).map(|_| random_member(rng)).collect();
         self.sets.insert(lookup.clone(), members.clone());
@@ -105,12 +90,8 @@ impl World {
 
     /// DNS answers every question that is still open.
     pub(crate) fn resolve_all(&mut self) -> Vec<Event> {
-        let needed: BTreeSet<Lookup> = self
-            .services
-            .values()
-            .flat_map(Service::lookups)
-            .cloned()
-            .collect();
+        let needed: BTreeSet<Lookup> =
+            self.services.values().flat_map(Service::lookups).cloned().collect();
         let open: Vec<Lookup> = needed.difference(&self.told).cloned().collect();
         self.told.extend(open.iter().cloned());
         open.into_iter()
@@ -132,21 +113,14 @@ impl World {
     }
 
     fn random_name(&self, rng: &mut StdRng) -> Option<ServiceName> {
-        self.services
-            .keys()
-            .nth(rng.random_range(0..self.services.len().max(1)))
-            .cloned()
+        self.services.keys().nth(rng.random_range(0..self.services.len().max(1))).cloned()
     }
 }
 
 fn random_service(rng: &mut StdRng) -> Service {
     let name = format!("service-{}", rng.random_range(0..SERVICES));
-    let frontends = (0..rng.random_range(0..4))
-        .map(|_| random_frontend(rng))
-        .collect();
-    let backends = (0..rng.random_range(0..8))
-        .map(|_| random_backend(rng))
-        .collect();
+    let frontends = (0..rng.random_range(0..4)).map(|_| random_frontend(rng)).collect();
+    let backends = (0..rng.random_range(0..8)).map(|_| random_backend(rng)).collect();
     Service {
         name: ServiceName::new(&name).expect("a short name"),
         frontends,
@@ -170,9 +144,7 @@ fn flap(service: &mut Service, rng: &mut StdRng) {
                 service.backends.remove(&backend);
                 if let (BackendSource::Fixed(endpoint), true) = (backend, rng.random_bool(0.4)) {
                     let state = EndpointState::Draining;
-                    service
-                        .backends
-                        .insert(BackendSource::Fixed(Endpoint { state, ..endpoint }));
+                    service.backends.insert(BackendSource::Fixed(Endpoint { state, ..endpoint }));
                 }
             }
         }
@@ -194,16 +166,9 @@ fn random_frontend(rng: &mut StdRng) -> FrontendSource {
 
 fn random_backend(rng: &mut StdRng) -> BackendSource {
     if rng.random_bool(0.15) {
-        return BackendSource::Resolved {
-            lookup: random_lookup(rng),
-            weight: 1,
-        };
+        return BackendSource::Resolved { lookup: random_lookup(rng), weight: 1 };
     }
-    let state = if rng.random_bool(0.9) {
-        EndpointState::Active
-    } else {
-        EndpointState::Draining
-    };
+    let state = if rng.random_bool(0.9) { EndpointState::Active } else { EndpointState::Draining };
     BackendSource::Fixed(Endpoint {
         address: random_endpoint(rng),
         weight: random_weight(rng),
@@ -212,24 +177,12 @@ fn random_backend(rng: &mut StdRng) -> BackendSource {
 }
 
 fn random_member(rng: &mut StdRng) -> Member {
-    let presence = if rng.random_bool(0.8) {
-        Presence::Present
-    } else {
-        Presence::Departed
-    };
-    Member {
-        address: random_endpoint(rng),
-        weight: random_weight(rng),
-        presence,
-    }
+    let presence = if rng.random_bool(0.8) { Presence::Present } else { Presence::Departed };
+    Member { address: random_endpoint(rng), weight: random_weight(rng), presence }
 }
 
 fn random_weight(rng: &mut StdRng) -> u32 {
-    if rng.random_bool(0.8) {
-        1
-    } else {
-        rng.random_range(1..8)
-    }
+    if rng.random_bool(0.8) { 1 } else { rng.random_range(1..8) }
 }
 
 fn random_endpoint(rng: &mut StdRng) -> SocketAddr {
@@ -238,20 +191,13 @@ fn random_endpoint(rng: &mut StdRng) -> SocketAddr {
 
 fn random_lookup(rng: &mut StdRng) -> Lookup {
     let host = format!("host-{}.test", rng.random_range(0..LOOKUPS));
-    Lookup::Host {
-        host: host.as_str().into(),
-        port: 80,
-    }
+    Lookup::Host { host: host.as_str().into(), port: 80 }
 }
 
 /// Two thirds IPv4, one third IPv6.
 fn address(net: u8, host: u8) -> SocketAddr {
     match host % 3 {
-        0 => (
-            Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, net.into(), host.into()),
-            80,
-        )
-            .into(),
+        0 => (Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, net.into(), host.into()), 80).into(),
         _ => (Ipv4Addr::new(net, 0, 0, host), 80).into(),
     }
 }

@@ -87,12 +87,7 @@ impl Agent {
             .stderr(File::create(&log).context("create the agent's log")?)
             .spawn()
             .with_context(|| format!("start {}", binary.display()))?;
-        let mut agent = Self {
-            child,
-            config,
-            socket: admin::socket_path(&runtime),
-            log,
-        };
+        let mut agent = Self { child, config, socket: admin::socket_path(&runtime), log };
         let started = wait_for("the agent to answer", || {
             if let Some(status) = agent.child.try_wait()? {
                 bail!("the agent ended with {status}");
@@ -174,9 +169,7 @@ pub fn map_bytes(world: &World) -> anyhow::Result<u64> {
 pub fn service_id(maps: &Maps, name: &str) -> anyhow::Result<u32> {
     let ids = maps.service_names.iter().filter_map(Result::ok);
     let mut found = ids.filter(|(_, record)| record.0.to_string() == name);
-    let (id, _) = found
-        .next()
-        .with_context(|| format!("the kernel knows no service `{name}`"))?;
+    let (id, _) = found.next().with_context(|| format!("the kernel knows no service `{name}`"))?;
     Ok(id.0)
 }
 

@@ -72,10 +72,7 @@ impl Figure {
     /// The same figure, with a bar that it has to meet.
     #[must_use]
     pub fn at_most(self, bar: f64) -> Self {
-        Self {
-            bar: Some(bar),
-            ..self
-        }
+        Self { bar: Some(bar), ..self }
     }
 
     /// Whether the bar is met, if there is one.
@@ -88,14 +85,9 @@ impl Figure {
         [
             self.what.clone(),
             self.unit.show(self.median),
-            format!(
-                "{} – {}",
-                self.unit.show(self.low),
-                self.unit.show(self.high)
-            ),
+            format!("{} – {}", self.unit.show(self.low), self.unit.show(self.high)),
             self.rounds.to_string(),
-            self.bar
-                .map_or_else(String::new, |bar| format!("≤ {}", self.unit.show(bar))),
+            self.bar.map_or_else(String::new, |bar| format!("≤ {}", self.unit.show(bar))),
             met.unwrap_or_default().to_owned(),
         ]
     }

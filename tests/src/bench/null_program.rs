@@ -81,11 +81,7 @@ impl NullProgram {
             flags: 0,
         };
         let link = bpf(BPF_LINK_CREATE, &mut create).context("attach the null program")?;
-        Ok(Self {
-            name,
-            _program: program,
-            _link: link,
-        })
+        Ok(Self { name, _program: program, _link: link })
     }
 
     /// Its runs, and the nanoseconds that they took.

@@ -77,12 +77,7 @@ impl TimedDialer {
         let requests = child.stdin.take().context("the dialer's input")?;
         let mut answers = BufReader::new(child.stdout.take().context("the dialer's output")?);
         let listening = read(&mut answers)?;
-        Ok(Self {
-            child,
-            requests,
-            answers,
-            listening,
-        })
+        Ok(Self { child, requests, answers, listening })
     }
 
     /// Makes connects, and returns how long each took, in nanoseconds.
@@ -173,20 +168,13 @@ fn pin(cpu: usize) {
 }
 
 fn time(batch: &Batch, listener: Option<&TcpListener>) -> anyhow::Result<Vec<f64>> {
-    let family = if batch.to.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    let family = if batch.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let to = SockaddrStorage::from(batch.to);
     let mut times = Vec::with_capacity(batch.connects);
     for _ in 0..batch.connects {
         let client = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         // Closing resets: none of thousands may stay in TIME_WAIT.
-        let linger = libc::linger {
-            l_onoff: 1,
-            l_linger: 0,
-        };
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         setsockopt(&client, sockopt::Linger, &linger)?;
         let started = Instant::now();
         connect(client.as_raw_fd(), &to)?;

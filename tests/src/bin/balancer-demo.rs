@@ -26,11 +26,7 @@ fn main() -> ExitCode {
             // Help and version go to standard output, mistakes to standard error.
             let _ = error.print();
             // EX_USAGE of sysexits.h.
-            return if error.use_stderr() {
-                ExitCode::from(64)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
     let outcome = match arguments.pod {

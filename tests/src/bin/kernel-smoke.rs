@@ -105,10 +105,7 @@ fn run(smoke: &mut Smoke) -> anyhow::Result<()> {
     drop((loaded, again));
     check_spread(Policy::RoundRobin, vip(Policy::RoundRobin)).context("without a loader")?;
     pins.remove()?;
-    ensure!(
-        dial(vip(Policy::RoundRobin)).is_err(),
-        "unloaded programs must not balance"
-    );
+    ensure!(dial(vip(Policy::RoundRobin)).is_err(), "unloaded programs must not balance");
     smoke.balanced = true;
     Ok(())
 }
@@ -121,20 +118,13 @@ fn vip(policy: Policy) -> SocketAddr {
 
 fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
     let seconds = |seconds| NonZeroU32::new(seconds).context("zero seconds");
-    let keepalive = Keepalive {
-        idle_s: seconds(10)?,
-        interval_s: seconds(5)?,
-        probes: seconds(3)?,
-    };
+    let keepalive =
+        Keepalive { idle_s: seconds(10)?, interval_s: seconds(5)?, probes: seconds(3)? };
     let mut services = Vec::new();
     for policy in Policy::ALL {
         let backends = backends.iter().map(|address| {
             let state = EndpointState::Active;
-            BackendSource::Fixed(Endpoint {
-                address: *address,
-                weight: 1,
-                state,
-            })
+            BackendSource::Fixed(Endpoint { address: *address, weight: 1, state })
         });
         services.push(Service {
             name: ServiceName::new(policy.name())?,
@@ -149,10 +139,7 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
     }
     let mut core = Core::new(LIMITS, 0, [Source::File]);
     core.adopt(&loaded.maps.read_state()?);
-    core.observe(Event::Snapshot {
-        source: Source::File,
-        services,
-    });
+    core.observe(Event::Snapshot { source: Source::File, services });
     while let Some(change) = core.plan() {
         for write in &change.writes {
             loaded.maps.write(write)?;
@@ -161,10 +148,7 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
         core.applied(change, landed);
     }
     let differences = core.differences(&loaded.maps.read_state()?);
-    ensure!(
-        differences.is_empty(),
-        "the maps are not as planned: {differences:?}"
-    );
+    ensure!(differences.is_empty(), "the maps are not as planned: {differences:?}");
     Ok(())
 }
 
@@ -174,10 +158,7 @@ fn dial(to: SocketAddr) -> anyhow::Result<(TcpStream, SocketAddr)> {
     stream.set_read_timeout(Some(Duration::from_secs(DIAL_S_MAX)))?;
     let mut line = String::new();
     BufReader::new(&stream).read_line(&mut line)?;
-    let backend = line
-        .trim()
-        .parse()
-        .with_context(|| format!("the backend said `{line}`"))?;
+    let backend = line.trim().parse().with_context(|| format!("the backend said `{line}`"))?;
     Ok((stream, backend))
 }
 
@@ -204,29 +185,21 @@ fn check_spread(policy: Policy, vip: SocketAddr) -> anyhow::Result<()> {
         Policy::Maglev => counts.len() == 1,
     };
     if !as_expected {
-        bail!(
-            "{}: {DIALS} connections were spread as {counts:?}",
-            policy.name()
-        );
+        bail!("{}: {DIALS} connections were spread as {counts:?}", policy.name());
     }
     Ok(())
 }
 
 /// C-core dials IPv4 frontends from AF_INET6 sockets.
 fn check_mapped(vip: SocketAddr) -> anyhow::Result<()> {
-    let IpAddr::V4(v4) = vip.ip() else {
-        bail!("{vip} is no IPv4 frontend")
-    };
+    let IpAddr::V4(v4) = vip.ip() else { bail!("{vip} is no IPv4 frontend") };
     if !std::path::Path::new("/proc/net/if_inet6").exists() {
         return Ok(());
     }
     let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), vip.port());
     let (stream, _) = dial(mapped).with_context(|| format!("dial {mapped}"))?;
     let peer = stream.peer_addr()?;
-    ensure!(
-        peer == mapped,
-        "getpeername() must show {mapped}, not {peer}"
-    );
+    ensure!(peer == mapped, "getpeername() must show {mapped}, not {peer}");
     Ok(())
 }
 
@@ -234,15 +207,9 @@ fn check_options(vip: SocketAddr) -> anyhow::Result<()> {
     use nix::sys::socket::{getsockopt, sockopt};
     let (stream, _) = dial(vip)?;
     let user_timeout_ms = getsockopt(&stream, sockopt::TcpUserTimeout)?;
-    ensure!(
-        user_timeout_ms == USER_TIMEOUT_MS,
-        "TCP_USER_TIMEOUT is {user_timeout_ms} ms"
-    );
+    ensure!(user_timeout_ms == USER_TIMEOUT_MS, "TCP_USER_TIMEOUT is {user_timeout_ms} ms");
     ensure!(getsockopt(&stream, sockopt::KeepAlive)?, "keepalive is off");
-    ensure!(
-        getsockopt(&stream, sockopt::TcpKeepIdle)? == 10,
-        "TCP_KEEPIDLE is not 10 s"
-    );
+    ensure!(getsockopt(&stream, sockopt::TcpKeepIdle)? == 10, "TCP_KEEPIDLE is not 10 s");
     Ok(())
 }
 
@@ -254,14 +221,8 @@ fn check_counts(loaded: &Loaded) -> anyhow::Result<()> {
         active += stats.active;
         established += stats.established;
     }
-    ensure!(
-        active == 0,
-        "{active} connections are still counted as active"
-    );
+    ensure!(active == 0, "{active} connections are still counted as active");
     let least = (DIALS * Policy::ALL.len()) as u64;
-    ensure!(
-        established >= least,
-        "only {established} of {least} connections were counted"
-    );
+    ensure!(established >= least, "only {established} of {least} connections were counted");
     Ok(())
 }

@@ -86,10 +86,7 @@ pub async fn with(
     claims.check(
         screen,
         spread.mean > 0.0 && spread.variation <= VARIATION_MAX,
-        format!(
-            "{CLIENTS} connections are spread evenly: {}",
-            connections(&rows)
-        ),
+        format!("{CLIENTS} connections are spread evenly: {}", connections(&rows)),
     );
     let spread = requests(&rows);
     claims.check(
@@ -225,10 +222,7 @@ pub async fn kill_and_restart(
     claims.check(
         screen,
         lost == 0,
-        format!(
-            "{lost} of {} connections were lost by the kill and the restart",
-            before.len()
-        ),
+        format!("{lost} of {} connections were lost by the kill and the restart", before.len()),
     );
     Ok(())
 }
@@ -273,10 +267,7 @@ pub async fn finish(
     claims.check(
         screen,
         made > 0 && tally.failed() == 0,
-        format!(
-            "{} of {made} RPCs failed in all acts together",
-            tally.failed()
-        ),
+        format!("{} of {made} RPCs failed in all acts together", tally.failed()),
     );
     for (status, number) in tally.failures.iter().take(FAILURES_SHOWN) {
         screen.say(&format!("{number} x {status}"));
@@ -285,10 +276,7 @@ pub async fn finish(
 }
 
 fn connections(rows: &[Row]) -> String {
-    rows.iter()
-        .map(|row| row.connections.to_string())
-        .collect::<Vec<_>>()
-        .join(", ")
+    rows.iter().map(|row| row.connections.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn requests(rows: &[Row]) -> Spread {

@@ -45,10 +45,7 @@ impl AgentFiles {
     pub fn new(world: &World, executable: &Path) -> anyhow::Result<Self> {
         let agent = executable.with_file_name("balancer-agent");
         if !agent.exists() {
-            bail!(
-                "no agent at {}; hint: `cargo xtask build` makes it",
-                agent.display()
-            );
+            bail!("no agent at {}; hint: `cargo xtask build` makes it", agent.display());
         }
         let runtime = world.runtime().join("run");
         fs::create_dir(&runtime).with_context(|| format!("create {}", runtime.display()))?;
@@ -93,11 +90,7 @@ impl AgentFiles {
         watcher
             .watch(&self.runtime, RecursiveMode::NonRecursive)
             .context("watch the runtime directory")?;
-        let log = File::options()
-            .append(true)
-            .create(true)
-            .open(&self.log)
-            .context("open log")?;
+        let log = File::options().append(true).create(true).open(&self.log).context("open log")?;
         let mut child = Command::new(&self.executable)
             .args(&self.flags)
             .arg("run")
@@ -154,10 +147,7 @@ impl AgentFiles {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let first = lines.len().saturating_sub(LOG_LINES);
-        lines[first..]
-            .iter()
-            .map(|line| (*line).to_owned())
-            .collect()
+        lines[first..].iter().map(|line| (*line).to_owned()).collect()
     }
 }
 
@@ -205,14 +195,8 @@ mod tests {
 
     #[test]
     fn the_agent_understands_the_configuration() {
-        let member = |text: &str, draining| Member {
-            address: text.parse().unwrap(),
-            draining,
-        };
-        let members = [
-            member("10.1.0.1:50051", false),
-            member("10.1.0.2:50051", true),
-        ];
+        let member = |text: &str, draining| Member { address: text.parse().unwrap(), draining };
+        let members = [member("10.1.0.1:50051", false), member("10.1.0.2:50051", true)];
         let text = configuration("10.96.0.10:50051".parse().unwrap(), &members);
         let config = Config::parse(&text, "balancer.yaml").unwrap();
         assert_eq!(config.services.len(), 1);

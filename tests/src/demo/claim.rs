@@ -32,10 +32,7 @@ impl Claims {
         }
         let held = self.0.iter().filter(|claim| claim.holds).count();
         screen.say("");
-        screen.verdict(
-            self.hold(),
-            &format!("{held} of {} claims held", self.0.len()),
-        );
+        screen.verdict(self.hold(), &format!("{held} of {} claims held", self.0.len()));
     }
 }
 

@@ -21,9 +21,7 @@ impl Kernel {
     /// # Errors
     /// When none are pinned.
     pub fn open(world: &World) -> anyhow::Result<Self> {
-        Ok(Self {
-            maps: Maps::open_loaded(world.pins()).context("open the pinned maps")?,
-        })
+        Ok(Self { maps: Maps::open_loaded(world.pins()).context("open the pinned maps")? })
     }
 
     /// Waits until the backends that can be picked are exactly those that do not drain.
@@ -31,21 +29,15 @@ impl Kernel {
     /// # Errors
     /// When that takes too long.
     pub async fn until_not_picked(&self, members: &[Member]) -> anyhow::Result<()> {
-        let wanted: BTreeSet<_> = members
-            .iter()
-            .filter(|member| !member.draining)
-            .map(|member| member.address)
-            .collect();
+        let wanted: BTreeSet<_> =
+            members.iter().filter(|member| !member.draining).map(|member| member.address).collect();
         let deadline = Instant::now() + Duration::from_millis(CHANGE_MS_MAX);
         // Map writes raise no event.
         let mut look = interval(Duration::from_millis(1));
         loop {
             look.tick().await;
             let state = self.maps.read_state().context("read the pinned maps")?;
-            let service = state
-                .services
-                .values()
-                .find(|service| service.name == SERVICE);
+            let service = state.services.values().find(|service| service.name == SERVICE);
             let service = service.with_context(|| format!("the kernel has no `{SERVICE}`"))?;
             let picked: BTreeSet<_> = service
                 .slots_v4
@@ -68,17 +60,8 @@ impl Kernel {
     /// Whatever aya or the kernel says.
     pub fn connections(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
-        for id in self
-            .maps
-            .read_backends()
-            .context("read the backends")?
-            .into_keys()
-        {
-            sum += self
-                .maps
-                .read_backend_stats(id)
-                .context("read a backend's counters")?
-                .active;
+        for id in self.maps.read_backends().context("read the backends")?.into_keys() {
+            sum += self.maps.read_backend_stats(id).context("read a backend's counters")?.active;
         }
         Ok(sum)
     }

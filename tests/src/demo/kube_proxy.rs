@@ -28,9 +28,7 @@ impl KubeProxy {
         let rules = directory.join("kube-proxy.nft");
         std::fs::write(&rules, ruleset(vip, backends)).context("write the rules")?;
         run("nft", &["-f", &rules.display().to_string()])?;
-        let proxy = Self {
-            route: format!("{}/32", vip.ip()),
-        };
+        let proxy = Self { route: format!("{}/32", vip.ip()) };
         // connect() looks for a route before the first packet meets the rules.
         run("ip", &["route", "add", &proxy.route, "dev", "lo"])?;
         Ok(proxy)

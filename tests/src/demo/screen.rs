@@ -51,21 +51,12 @@ impl Screen {
         let out = std::io::stdout();
         let terminal = out.is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb");
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            out,
-            terminal,
-            coloured: terminal && !refused,
-            live_lines: 0,
-        }
+        Self { out, terminal, coloured: terminal && !refused, live_lines: 0 }
     }
 
     /// Text in a style, where colours are shown.
     pub fn paint(&self, style: Style, text: &str) -> String {
-        if self.coloured {
-            format!("\x1b[{}m{text}\x1b[0m", style.code())
-        } else {
-            text.to_owned()
-        }
+        if self.coloured { format!("\x1b[{}m{text}\x1b[0m", style.code()) } else { text.to_owned() }
     }
 
     /// A heading over the whole width.
@@ -86,11 +77,7 @@ impl Screen {
 
     /// Something that was checked.
     pub fn verdict(&mut self, holds: bool, text: &str) {
-        let (style, mark) = if holds {
-            (Style::Green, "✔")
-        } else {
-            (Style::Red, "✘")
-        };
+        let (style, mark) = if holds { (Style::Green, "✔") } else { (Style::Red, "✘") };
         let mark = self.paint(style, mark);
         for (number, line) in wrap(text, COLUMNS - 4).into_iter().enumerate() {
             let mark = if number == 0 { mark.as_str() } else { " " };
@@ -174,16 +161,10 @@ mod tests {
         let text = "kube-proxy picks a random backend for each connection, once, and keeps to it";
         for columns in [11, 12, 20, 33, 78] {
             let lines = wrap(text, columns);
-            assert!(
-                lines.iter().all(|line| line.chars().count() <= columns),
-                "{lines:?}"
-            );
+            assert!(lines.iter().all(|line| line.chars().count() <= columns), "{lines:?}");
             assert_eq!(lines.join(" "), text);
         }
-        assert_eq!(
-            wrap("incomprehensibilities of", 5),
-            ["incomprehensibilities", "of"]
-        );
+        assert_eq!(wrap("incomprehensibilities of", 5), ["incomprehensibilities", "of"]);
         assert_eq!(wrap("", 5), [""]);
     }
 }

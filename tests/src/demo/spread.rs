@@ -13,10 +13,7 @@ pub struct Spread {
 
 impl Spread {
     /// The spread of `counts`.
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "counts of a demo stay far below 2^52"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "counts of a demo stay far below 2^52")]
     pub fn of(counts: impl IntoIterator<Item = u64>) -> Self {
         let counts: Vec<f64> = counts.into_iter().map(|count| count as f64).collect();
         let sum: f64 = counts.iter().sum();
@@ -26,30 +23,15 @@ impl Spread {
         let number = counts.len() as f64;
         let mean = sum / number;
         let peak = counts.iter().copied().fold(0.0, f64::max);
-        let variance = counts
-            .iter()
-            .map(|count| (count - mean).powi(2))
-            .sum::<f64>()
-            / number;
-        Self {
-            mean,
-            peak_to_mean: peak / mean,
-            variation: variance.sqrt() / mean,
-        }
+        let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / number;
+        Self { mean, peak_to_mean: peak / mean, variation: variance.sqrt() / mean }
     }
 }
 
 /// The share of `part` in `whole`; nothing has no share.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of a demo stay far below 2^52"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts of a demo stay far below 2^52")]
 pub fn share(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 #[cfg(test)]
@@ -68,15 +50,7 @@ mod tests {
         ];
         for (counts, mean, peak_to_mean, variation) in cases {
             let spread = Spread::of(counts.iter().copied());
-            assert_eq!(
-                spread,
-                Spread {
-                    mean,
-                    peak_to_mean,
-                    variation
-                },
-                "{counts:?}"
-            );
+            assert_eq!(spread, Spread { mean, peak_to_mean, variation }, "{counts:?}");
         }
     }
 

@@ -81,8 +81,7 @@ impl Stage {
         let ip = Ipv4Addr::new(10, 1, 0, number);
         self.world.add_address(IpAddr::V4(ip))?;
         let address = SocketAddr::new(ip.into(), PORT);
-        self.servers
-            .push(EchoServer::start(&format!("b{number}"), address).await?);
+        self.servers.push(EchoServer::start(&format!("b{number}"), address).await?);
         Ok(())
     }
 
@@ -115,10 +114,7 @@ impl Stage {
                 payload_bytes: 32,
             };
             let (name, pod) = self.pod()?;
-            let command = PodCommand::Client {
-                pod: Some(pod),
-                plan,
-            };
+            let command = PodCommand::Client { pod: Some(pod), plan };
             let (executable, log) = (self.executable.clone(), self.log());
             starts
                 .spawn(async move { PodProcess::start(&name, &executable, &command, &log).await });
@@ -163,8 +159,7 @@ impl Stage {
             stops.spawn(client.stop());
         }
         while let Some(stopped) = stops.join_next().await {
-            self.tally
-                .add(stopped.context("join the end of a client")??);
+            self.tally.add(stopped.context("join the end of a client")??);
         }
         Ok(())
     }
@@ -173,10 +168,7 @@ impl Stage {
     pub fn connections(&self) -> BTreeSet<(String, SocketAddr)> {
         let of = |server: &EchoServer| {
             let name = server.name().to_owned();
-            server
-                .live()
-                .into_keys()
-                .map(move |peer| (name.clone(), peer))
+            server.live().into_keys().map(move |peer| (name.clone(), peer))
         };
         self.servers.iter().flat_map(of).collect()
     }
@@ -229,11 +221,7 @@ impl Stage {
             address: server.address().to_string(),
             connections: server.live().len() as u64,
             requests: server.requests().saturating_sub(*before),
-            remark: if server.name() == remark.0 {
-                remark.1
-            } else {
-                ""
-            },
+            remark: if server.name() == remark.0 { remark.1 } else { "" },
         };
         self.servers.iter().zip(before).map(row).collect()
     }

@@ -49,10 +49,7 @@ pub fn lines(rows: &[Row]) -> Vec<String> {
             Cell::new(bar(share(row.requests, peak))),
         ]);
     }
-    table
-        .lines()
-        .map(|line| format!(" {}", line.trim_end()))
-        .collect()
+    table.lines().map(|line| format!(" {}", line.trim_end())).collect()
 }
 
 /// The line below a table.
@@ -116,20 +113,14 @@ mod tests {
             requests,
             remark,
         };
-        let rows = [
-            row("b1", 9_999_999, ""),
-            row("b2", 4_999_999, "draining"),
-            row("b3", 0, "new"),
-        ];
+        let rows =
+            [row("b1", 9_999_999, ""), row("b2", 4_999_999, "draining"), row("b3", 0, "new")];
         let lines = lines(&rows);
         assert_eq!(lines.len(), rows.len() + 1);
         for line in &lines {
             assert!(line.chars().count() <= COLUMNS, "{line}");
         }
         assert!(lines[1].ends_with(&"█".repeat(BAR_CELLS)), "{lines:?}");
-        assert!(
-            lines[1].contains("66.7 %") && lines[3].contains("0.0 %"),
-            "{lines:?}"
-        );
+        assert!(lines[1].contains("66.7 %") && lines[3].contains("0.0 %"), "{lines:?}");
     }
 }

@@ -75,12 +75,7 @@ struct Sockets {
 impl Sockets {
     fn carry_out(&mut self, request: Request) -> anyhow::Result<Response> {
         Ok(match request {
-            Request::Dial {
-                to,
-                socket,
-                wait_ms,
-                again,
-            } => {
+            Request::Dial { to, socket, wait_ms, again } => {
                 let (handle, fd) = match again {
                     Some(handle) => (handle, self.take(handle)?),
                     None => (self.next(), open(socket)?),
@@ -94,28 +89,18 @@ impl Sockets {
                 let fd = open(socket)?;
                 fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
                 let errno = connect_to(&fd, to, socket);
-                Response::Dialled(Dialled {
-                    errno,
-                    ..Dialled::default()
-                })
+                Response::Dialled(Dialled { errno, ..Dialled::default() })
             }
             Request::Close { handle, reset } => {
                 let fd = self.take(handle)?;
                 if reset {
-                    let linger = libc::linger {
-                        l_onoff: 1,
-                        l_linger: 0,
-                    };
+                    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
                     setsockopt(&fd, sockopt::Linger, &linger)?;
                 }
                 Response::Done
             }
             Request::AwaitEnd { handle } => {
-                let fd = self
-                    .open
-                    .get(&handle)
-                    .context("no such socket")?
-                    .try_clone()?;
+                let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
                 // The end is an end of file or an error; what the peer still sends is of no matter.
                 let _ = TcpStream::from(fd).read_to_end(&mut Vec::new());
                 Response::Done
@@ -168,11 +153,7 @@ fn connect_to(fd: &OwnedFd, to: SocketAddr, kind: Socket) -> i32 {
 
 fn dial(fd: &OwnedFd, handle: u64, to: SocketAddr, kind: Socket) -> anyhow::Result<Dialled> {
     let errno = connect_to(fd, to, kind);
-    let mut dialled = Dialled {
-        handle,
-        errno,
-        ..Dialled::default()
-    };
+    let mut dialled = Dialled { handle, errno, ..Dialled::default() };
     if errno == 0 {
         dialled.peer = getpeername(fd.as_raw_fd()).ok().as_ref().and_then(address);
         dialled.local = getsockname(fd.as_raw_fd()).ok().as_ref().and_then(address);

@@ -34,13 +34,9 @@ pub fn run(storm: &Storm) -> anyhow::Result<Stormed> {
     let mut stormed = Stormed::default();
     let mut indices = BTreeMap::new();
     let parts: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..storm.threads)
-            .map(|thread| scope.spawn(move || connects(storm, thread)))
-            .collect();
-        threads
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect()
+        let threads: Vec<_> =
+            (0..storm.threads).map(|thread| scope.spawn(move || connects(storm, thread))).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     for part in parts {
         let part = part.map_err(|_| anyhow::anyhow!("a thread of the storm panicked"))??;
@@ -56,11 +52,7 @@ pub fn run(storm: &Storm) -> anyhow::Result<Stormed> {
                 }
                 Err(errno) => Outcome::Failed(errno as i32),
             };
-            stormed.connects.push(Connect {
-                started_ns,
-                ended_ns,
-                outcome,
-            });
+            stormed.connects.push(Connect { started_ns, ended_ns, outcome });
         }
     }
     Ok(stormed)
@@ -72,29 +64,14 @@ fn connects(storm: &Storm, thread: u32) -> nix::Result<Vec<Reached>> {
     let mut reached = Vec::with_capacity(storm.connects as usize);
     let targets = storm.to.iter().cycle().skip(thread as usize);
     for to in targets.take(storm.connects as usize) {
-        let family = if to.is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         // Closing resets: no connection of thousands may wait for its old segments.
-        setsockopt(
-            &fd,
-            sockopt::Linger,
-            &libc::linger {
-                l_onoff: 1,
-                l_linger: 0,
-            },
-        )?;
+        setsockopt(&fd, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
         let started_ns = now_ns();
         let connected = connect(fd.as_raw_fd(), &SockaddrStorage::from(*to));
         let ended_ns = now_ns();
-        reached.push((
-            started_ns,
-            ended_ns,
-            connected.and_then(|()| read_line(&fd)),
-        ));
+        reached.push((started_ns, ended_ns, connected.and_then(|()| read_line(&fd))));
     }
     Ok(reached)
 }

@@ -30,9 +30,7 @@ impl EchoClient {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))?
             .connect_timeout(Duration::from_millis(DIAL_MS_MAX))
             .timeout(Duration::from_millis(REPLY_MS_MAX));
-        Ok(Self {
-            grpc: Grpc::new(endpoint.connect().await?),
-        })
+        Ok(Self { grpc: Grpc::new(endpoint.connect().await?) })
     }
 
     /// One unary call.
@@ -41,10 +39,7 @@ impl EchoClient {
     /// The status that the call ended with.
     pub async fn echo(&mut self, payload: Vec<u8>) -> Result<EchoReply, Status> {
         self.ready().await?;
-        let request = Request::new(EchoRequest {
-            payload,
-            messages: 1,
-        });
+        let request = Request::new(EchoRequest { payload, messages: 1 });
         let codec = ProstCodec::<EchoRequest, EchoReply>::default();
         let path = PathAndQuery::from_static(ECHO);
         Ok(self.grpc.unary(request, path, codec).await?.into_inner())
@@ -63,11 +58,7 @@ impl EchoClient {
         let request = Request::new(EchoRequest { payload, messages });
         let codec = ProstCodec::<EchoRequest, EchoReply>::default();
         let path = PathAndQuery::from_static(WATCH);
-        let mut stream = self
-            .grpc
-            .server_streaming(request, path, codec)
-            .await?
-            .into_inner();
+        let mut stream = self.grpc.server_streaming(request, path, codec).await?.into_inner();
         let mut replies = Vec::new();
         while let Some(reply) = stream.message().await? {
             replies.push(reply);
@@ -76,9 +67,6 @@ impl EchoClient {
     }
 
     async fn ready(&mut self) -> Result<(), Status> {
-        self.grpc
-            .ready()
-            .await
-            .map_err(|error| Status::unavailable(error.to_string()))
+        self.grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))
     }
 }

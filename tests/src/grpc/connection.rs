@@ -31,9 +31,7 @@ impl Counters {
     /// The clients of the live connections, and how many requests each has sent.
     pub fn live(&self) -> BTreeMap<SocketAddr, u64> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.iter()
-            .map(|(peer, record)| (*peer, record.requests.load(Ordering::Relaxed)))
-            .collect()
+        live.iter().map(|(peer, record)| (*peer, record.requests.load(Ordering::Relaxed))).collect()
     }
 }
 
@@ -54,11 +52,7 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.counters
-            .live
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.peer);
+        self.counters.live.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.peer);
     }
 }
 
@@ -140,11 +134,6 @@ impl Stream for Incoming {
         let mut live = counters.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.insert(peer, Arc::clone(&record));
         drop(live);
-        Poll::Ready(Some(Ok(Connection {
-            stream,
-            peer,
-            record,
-            counters,
-        })))
+        Poll::Ready(Some(Ok(Connection { stream, peer, record, counters })))
     }
 }

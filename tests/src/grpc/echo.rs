@@ -55,10 +55,7 @@ pub struct EchoService {
 impl EchoService {
     /// A service that answers with `name` and counts in `counters`.
     pub fn new(name: &str, counters: Arc<Counters>) -> Self {
-        Self {
-            name: name.into(),
-            counters,
-        }
+        Self { name: name.into(), counters }
     }
 
     fn answer(&self, request: Request<EchoRequest>) -> (EchoReply, u32) {
@@ -67,13 +64,7 @@ impl EchoService {
             connection.requests.fetch_add(1, Ordering::Relaxed);
         }
         let EchoRequest { payload, messages } = request.into_inner();
-        (
-            EchoReply {
-                backend: self.name.to_string(),
-                payload,
-            },
-            messages,
-        )
+        (EchoReply { backend: self.name.to_string(), payload }, messages)
     }
 }
 

@@ -119,21 +119,13 @@ impl Load {
         for _ in 0..plan.connections {
             let target = plan.target;
             dials.spawn(async move {
-                let mut client = EchoClient::connect(target)
-                    .await
-                    .with_context(|| format!("dial {target}"))?;
-                let reply = client
-                    .echo(Vec::new())
-                    .await
-                    .context("make the first call")?;
+                let mut client =
+                    EchoClient::connect(target).await.with_context(|| format!("dial {target}"))?;
+                let reply = client.echo(Vec::new()).await.context("make the first call")?;
                 Ok::<_, anyhow::Error>((client, reply.backend))
             });
         }
-        let mut load = Self {
-            clients: Vec::new(),
-            plan: plan.clone(),
-            backends: Vec::new(),
-        };
+        let mut load = Self { clients: Vec::new(), plan: plan.clone(), backends: Vec::new() };
         while let Some(dialled) = dials.join_next().await {
             let (client, backend) = dialled.context("join a dial")??;
             load.clients.push(client);
@@ -220,14 +212,8 @@ mod tests {
 
     #[test]
     fn quantiles_of_added_tallies() {
-        let mut tally = Tally {
-            latencies_ns: vec![(10, 1), (30, 1)],
-            ..Tally::default()
-        };
-        tally.add(Tally {
-            latencies_ns: vec![(10, 7), (20, 1)],
-            ..Tally::default()
-        });
+        let mut tally = Tally { latencies_ns: vec![(10, 1), (30, 1)], ..Tally::default() };
+        tally.add(Tally { latencies_ns: vec![(10, 7), (20, 1)], ..Tally::default() });
         assert_eq!(tally.latencies_ns, [(10, 8), (20, 1), (30, 1)]);
         assert_eq!(tally.quantile_ns(0.5), 10);
         assert_eq!(tally.quantile_ns(0.9), 20);
@@ -237,17 +223,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_call_is_tallied_as_the_server_counts_it() {
-        let server = EchoServer::start("b1", "127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
+        let server = EchoServer::start("b1", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let target = server.address();
-        let plan = LoadPlan {
-            target,
-            connections: 2,
-            streams: 3,
-            rate: None,
-            payload_bytes: 8,
-        };
+        let plan = LoadPlan { target, connections: 2, streams: 3, rate: None, payload_bytes: 8 };
         let load = Load::dial(&plan).await.unwrap();
         assert_eq!(load.backends, ["b1", "b1"]);
         let (stop, stopped) = watch::channel(false);

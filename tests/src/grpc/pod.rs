@@ -89,29 +89,22 @@ pub fn run(command: &PodCommand) -> anyhow::Result<()> {
     if let Some(pod) = pod {
         enter(pod)?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(async {
         let mut input = input();
         report(&Report::Ready)?;
         if input.wait_for(|input| *input != Input::Wait).await.is_err() {
-            return Ok(Report::Done {
-                tally: Tally::default(),
-            });
+            return Ok(Report::Done { tally: Tally::default() });
         }
         let done = match command {
             PodCommand::Client { plan, .. } => client(plan, input).await,
-            PodCommand::Probe {
-                target,
-                until,
-                dials_max,
-                ..
-            } => probe(*target, until, *dials_max).await,
+            PodCommand::Probe { target, until, dials_max, .. } => {
+                probe(*target, until, *dials_max).await
+            }
         };
-        Ok::<_, anyhow::Error>(done.unwrap_or_else(|error| Report::Failed {
-            error: format!("{error:#}"),
-        }))
+        Ok::<_, anyhow::Error>(
+            done.unwrap_or_else(|error| Report::Failed { error: format!("{error:#}") }),
+        )
     })?;
     report(&last)
 }
@@ -150,9 +143,7 @@ fn report(report: &Report) -> anyhow::Result<()> {
 
 async fn client(plan: &LoadPlan, mut input: watch::Receiver<Input>) -> anyhow::Result<Report> {
     let load = Load::dial(plan).await?;
-    report(&Report::Connected {
-        backends: load.backends.clone(),
-    })?;
+    report(&Report::Connected { backends: load.backends.clone() })?;
     let before_us = cpu_us()?;
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(async move { load.run(&stopped).await });
@@ -166,16 +157,9 @@ async fn client(plan: &LoadPlan, mut input: watch::Receiver<Input>) -> anyhow::R
 
 async fn probe(target: SocketAddr, until: &str, dials_max: u64) -> anyhow::Result<Report> {
     for dials in 1..=dials_max {
-        let mut client = EchoClient::connect(target)
-            .await
-            .with_context(|| format!("dial {target}"))?;
-        if client
-            .echo(Vec::new())
-            .await
-            .context("make the first call")?
-            .backend
-            == until
-        {
+        let mut client =
+            EchoClient::connect(target).await.with_context(|| format!("dial {target}"))?;
+        if client.echo(Vec::new()).await.context("make the first call")?.backend == until {
             return Ok(Report::Reached { dials });
         }
     }

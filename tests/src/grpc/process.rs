@@ -57,21 +57,10 @@ impl PodProcess {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start client {name} from {}", executable.display()))?;
-        let input = child
-            .stdin
-            .take()
-            .context("take the client's standard input")?;
-        let output = child
-            .stdout
-            .take()
-            .context("take the client's standard output")?;
+        let input = child.stdin.take().context("take the client's standard input")?;
+        let output = child.stdout.take().context("take the client's standard output")?;
         let output = BufReader::new(output).lines();
-        let mut process = Self {
-            name: name.to_owned(),
-            child,
-            input,
-            output,
-        };
+        let mut process = Self { name: name.to_owned(), child, input, output };
         match process.next().await? {
             Report::Ready => Ok(process),
             other => bail!("client {name}: {other:?} instead of being ready"),
@@ -111,10 +100,7 @@ impl PodProcess {
     pub async fn reached(&mut self) -> anyhow::Result<u64> {
         match self.next().await? {
             Report::Reached { dials } => Ok(dials),
-            other => bail!(
-                "probe {}: {other:?} instead of reaching its backend",
-                self.name
-            ),
+            other => bail!("probe {}: {other:?} instead of reaching its backend", self.name),
         }
     }
 
@@ -123,12 +109,7 @@ impl PodProcess {
     /// # Errors
     /// When it failed, with its reason.
     pub async fn stop(self) -> anyhow::Result<Tally> {
-        let Self {
-            name,
-            mut child,
-            input,
-            mut output,
-        } = self;
+        let Self { name, mut child, input, mut output } = self;
         drop(input);
         let tally = match next(&name, &mut output).await? {
             Report::Done { tally } => tally,
@@ -171,12 +152,7 @@ fn arguments(command: &PodCommand) -> Vec<OsString> {
             arguments.extend(plan_arguments(plan));
             arguments
         }
-        PodCommand::Probe {
-            pod,
-            target,
-            until,
-            dials_max,
-        } => {
+        PodCommand::Probe { pod, target, until, dials_max } => {
             let mut arguments = with_pod("probe", pod.as_ref());
             arguments.extend([
                 format!("--target={target}").into(),
@@ -197,13 +173,7 @@ fn with_pod(subcommand: &str, pod: Option<&PathBuf>) -> Vec<OsString> {
 }
 
 fn plan_arguments(plan: &LoadPlan) -> Vec<OsString> {
-    let LoadPlan {
-        target,
-        connections,
-        streams,
-        rate,
-        payload_bytes,
-    } = plan;
+    let LoadPlan { target, connections, streams, rate, payload_bytes } = plan;
     let mut arguments = vec![
         format!("--target={target}").into(),
         format!("--connections={connections}").into(),
@@ -234,10 +204,7 @@ mod tests {
             rate: Some(50),
             payload_bytes: 100,
         };
-        let client = PodCommand::Client {
-            pod: Some("/a b/c".into()),
-            plan,
-        };
+        let client = PodCommand::Client { pod: Some("/a b/c".into()), plan };
         let probe = PodCommand::Probe {
             pod: None,
             target: "10.96.0.10:50051".parse().unwrap(),

@@ -28,12 +28,9 @@ impl EchoServer {
     /// # Errors
     /// When the address is not there or taken.
     pub async fn start(name: &str, address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("listen on {address}"))?;
-        let address = listener
-            .local_addr()
-            .context("ask for the listening address")?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        let address = listener.local_addr().context("ask for the listening address")?;
         let counters = Arc::new(Counters::default());
         let incoming = Incoming::new(listener, Arc::clone(&counters));
         let service = EchoService::new(name, Arc::clone(&counters));
@@ -45,13 +42,7 @@ impl EchoServer {
                 std::future::pending::<()>().await;
             }
         }));
-        Ok(Self {
-            name: name.to_owned(),
-            address,
-            counters,
-            stop: Some(stop),
-            task,
-        })
+        Ok(Self { name: name.to_owned(), address, counters, stop: Some(stop), task })
     }
 
     /// The name that its replies carry.
@@ -107,9 +98,7 @@ mod tests {
 
     #[tokio::test]
     async fn counts_requests_per_connection_and_drains() {
-        let server = EchoServer::start("b1", "127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
+        let server = EchoServer::start("b1", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let mut first = EchoClient::connect(server.address()).await.unwrap();
         let mut second = EchoClient::connect(server.address()).await.unwrap();
         assert_eq!(first.echo(b"abc".to_vec()).await.unwrap().payload, b"abc");
@@ -117,15 +106,9 @@ mod tests {
         assert_eq!(second.watch(b"x".to_vec(), 3).await.unwrap().len(), 3);
         let mut counts: Vec<u64> = server.live().into_values().collect();
         counts.sort_unstable();
-        assert_eq!(
-            (counts, server.requests(), server.accepted()),
-            (vec![1, 2], 3, 2)
-        );
+        assert_eq!((counts, server.requests(), server.accepted()), (vec![1, 2], 3, 2));
         let address = server.address();
         server.drain().await.unwrap();
-        assert!(
-            EchoClient::connect(address).await.is_err(),
-            "a drained server must not accept"
-        );
+        assert!(EchoClient::connect(address).await.is_err(), "a drained server must not accept");
     }
 }

@@ -60,10 +60,7 @@ pub(crate) fn command(world: &World, line: &str) -> Command {
     ] {
         command.arg(flag).arg(value);
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

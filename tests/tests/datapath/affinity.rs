@@ -42,18 +42,11 @@ fn a_pod_keeps_its_backend_until_that_leaves() {
     assert_eq!((kept.len(), others.len()), (1, 1));
     assert_ne!(kept, others, "each pod has an affinity of its own");
     let reasons = fixture.reasons_since(&before).unwrap();
-    assert_eq!(
-        (reasons[&Reason::Picked], reasons[&Reason::AffinityKept]),
-        (2, 10)
-    );
+    assert_eq!((reasons[&Reason::Picked], reasons[&Reason::AffinityKept]), (2, 10));
 
     let lost = *kept.first().unwrap();
     let all = served.spec.backends.clone();
-    let rest: Vec<BackendSpec> = all
-        .iter()
-        .copied()
-        .filter(|it| it.address != lost)
-        .collect();
+    let rest: Vec<BackendSpec> = all.iter().copied().filter(|it| it.address != lost).collect();
     fixture.swap(&mut served, rest).unwrap();
     let next: BTreeSet<_> = (0..3).map(|_| dial(&one)).collect();
     assert!(next.len() == 1 && !next.contains(&lost), "{next:?}");
@@ -71,11 +64,7 @@ fn an_id_that_was_given_away_is_no_affinity() {
     let pod = fixture.pod("pod").unwrap();
     let lost = dial(&pod);
     let all = served.spec.backends.clone();
-    let rest = all
-        .iter()
-        .copied()
-        .filter(|it| it.address != lost)
-        .collect();
+    let rest = all.iter().copied().filter(|it| it.address != lost).collect();
     fixture.swap(&mut served, rest).unwrap();
     // Back again under the same id, as a new incarnation.
     fixture.swap(&mut served, all).unwrap();

@@ -35,12 +35,7 @@ impl Stage {
         adjust(&mut spec);
         let served = fixture.serve(spec).unwrap();
         let pod = fixture.pod("pod").unwrap();
-        Self {
-            fixture,
-            served,
-            pod,
-            backend,
-        }
+        Self { fixture, served, pod, backend }
     }
 
     fn dial(&self) -> Dialled {
@@ -53,11 +48,7 @@ impl Stage {
 
     /// The counters, without those that time decides.
     fn counts(&self) -> BackendStats {
-        BackendStats {
-            srtt_us: 0,
-            retransmits: 0,
-            ..self.stats()
-        }
+        BackendStats { srtt_us: 0, retransmits: 0, ..self.stats() }
     }
 
     fn count(&self, reason: Reason) -> u64 {
@@ -88,17 +79,9 @@ fn a_client_that_closes() {
         assert!(stage.stats().srtt_us > 0, "the handshake is a round trip");
         stage.pod.close(dialled.handle, reset).unwrap();
     }
-    let expected = BackendStats {
-        picked: 2,
-        established: 2,
-        closed: 2,
-        ..BackendStats::default()
-    };
+    let expected = BackendStats { picked: 2, established: 2, closed: 2, ..BackendStats::default() };
     assert_eq!(stage.counts(), expected);
-    assert_eq!(
-        (stage.count(Reason::Closed), stage.fixture.flows().unwrap()),
-        (2, 0)
-    );
+    assert_eq!((stage.count(Reason::Closed), stage.fixture.flows().unwrap()), (2, 0));
 }
 
 #[test]
@@ -111,12 +94,7 @@ fn a_server_that_resets() {
     let stage = Stage::new(fixture, server.address(), |_| ());
     let dialled = stage.dial();
     stage.pod.await_end(dialled.handle).unwrap();
-    let expected = BackendStats {
-        picked: 1,
-        established: 1,
-        reset: 1,
-        ..BackendStats::default()
-    };
+    let expected = BackendStats { picked: 1, established: 1, reset: 1, ..BackendStats::default() };
     assert_eq!(stage.counts(), expected);
     // Closing what is over already counts nothing more.
     stage.pod.close(dialled.handle, false).unwrap();
@@ -135,16 +113,9 @@ fn a_backend_that_refuses_and_a_socket_that_tries_again() {
     assert_eq!(dialled.errno, libc::ECONNREFUSED);
     let again = stage.pod.dial_again(dialled.handle, frontend()).unwrap();
     assert_eq!(again.errno, libc::ECONNREFUSED);
-    let expected = BackendStats {
-        picked: 2,
-        refused: 2,
-        ..BackendStats::default()
-    };
+    let expected = BackendStats { picked: 2, refused: 2, ..BackendStats::default() };
     assert_eq!(stage.counts(), expected);
-    assert_eq!(
-        (stage.count(Reason::Refused), stage.fixture.flows().unwrap()),
-        (2, 0)
-    );
+    assert_eq!((stage.count(Reason::Refused), stage.fixture.flows().unwrap()), (2, 0));
 }
 
 #[test]
@@ -157,24 +128,11 @@ fn a_backend_without_a_route_and_a_socket_that_tries_again() {
     let dialled = stage.dial();
     assert_eq!(dialled.errno, libc::ENETUNREACH);
     stage.pod.dial_again(dialled.handle, frontend()).unwrap();
-    assert_eq!(
-        (stage.count(Reason::Redialled), stage.stats().active),
-        (1, 1)
-    );
+    assert_eq!((stage.count(Reason::Redialled), stage.stats().active), (1, 1));
     stage.pod.close(dialled.handle, false).unwrap();
-    let expected = BackendStats {
-        picked: 2,
-        abandoned: 2,
-        ..BackendStats::default()
-    };
+    let expected = BackendStats { picked: 2, abandoned: 2, ..BackendStats::default() };
     assert_eq!(stage.counts(), expected);
-    assert_eq!(
-        (
-            stage.count(Reason::Abandoned),
-            stage.fixture.flows().unwrap()
-        ),
-        (1, 0)
-    );
+    assert_eq!((stage.count(Reason::Abandoned), stage.fixture.flows().unwrap()), (1, 0));
 }
 
 #[test]
@@ -185,23 +143,10 @@ fn a_client_that_gives_up() {
     let fixture = Fixture::new("endings").unwrap();
     let deaf = Deaf::start().unwrap();
     let stage = Stage::new(fixture, deaf.address(), |_| ());
-    assert_eq!(
-        stage.pod.abandon(frontend()).unwrap().errno,
-        libc::EINPROGRESS
-    );
-    let expected = BackendStats {
-        picked: 1,
-        abandoned: 1,
-        ..BackendStats::default()
-    };
+    assert_eq!(stage.pod.abandon(frontend()).unwrap().errno, libc::EINPROGRESS);
+    let expected = BackendStats { picked: 1, abandoned: 1, ..BackendStats::default() };
     assert_eq!(stage.counts(), expected);
-    assert_eq!(
-        (
-            stage.count(Reason::Abandoned),
-            stage.fixture.flows().unwrap()
-        ),
-        (1, 0)
-    );
+    assert_eq!((stage.count(Reason::Abandoned), stage.fixture.flows().unwrap()), (1, 0));
 }
 
 #[test]
@@ -213,20 +158,10 @@ fn a_backend_that_does_not_answer() {
     let deaf = Deaf::start().unwrap();
     let stage = Stage::new(fixture, deaf.address(), |spec| spec.user_timeout_ms = 200);
     assert_eq!(stage.dial().errno, libc::ETIMEDOUT);
-    let expected = BackendStats {
-        picked: 1,
-        timed_out: 1,
-        ..BackendStats::default()
-    };
+    let expected = BackendStats { picked: 1, timed_out: 1, ..BackendStats::default() };
     assert_eq!(stage.counts(), expected);
     assert!(stage.stats().retransmits > 0 && stage.count(Reason::Retransmitted) > 0);
-    assert_eq!(
-        (
-            stage.count(Reason::TimedOut),
-            stage.fixture.flows().unwrap()
-        ),
-        (1, 0)
-    );
+    assert_eq!((stage.count(Reason::TimedOut), stage.fixture.flows().unwrap()), (1, 0));
 }
 
 #[test]
@@ -243,11 +178,8 @@ fn socket_options_are_set_and_refusals_counted() {
     let options = stage.pod.options(stage.dial().handle).unwrap();
     assert_eq!(options.user_timeout_ms, 30_000);
     assert!(options.keepalive);
-    let keepalive = [
-        options.keepalive_idle_s,
-        options.keepalive_interval_s,
-        options.keepalive_probes,
-    ];
+    let keepalive =
+        [options.keepalive_idle_s, options.keepalive_interval_s, options.keepalive_probes];
     assert_eq!(keepalive, [20, 5, 4]);
     assert_eq!(stage.count(Reason::SocketOptionRefused), 0);
 
@@ -257,10 +189,7 @@ fn socket_options_are_set_and_refusals_counted() {
     spec.keepalive = [20, 5, 1_000];
     let mut fixture = stage.fixture;
     let refusing = fixture.serve(spec).unwrap();
-    assert_eq!(
-        stage.pod.dial(frontend).unwrap().reached,
-        Some(server.address())
-    );
+    assert_eq!(stage.pod.dial(frontend).unwrap().reached, Some(server.address()));
     assert_eq!(fixture.reasons().unwrap()[&Reason::SocketOptionRefused], 1);
     let stats = fixture.service_stats(refusing.id).unwrap();
     assert_eq!(stats.socket_option_failures, 1);
@@ -276,16 +205,9 @@ fn an_untracked_service_leaves_no_trace() {
     let stage = Stage::new(fixture, server.address(), |spec| spec.tracked = false);
     let dialled = stage.dial();
     assert_eq!(dialled.reached, Some(server.address()));
-    assert_eq!(
-        dialled.peer,
-        Some(server.address()),
-        "nothing remembers what was dialled"
-    );
+    assert_eq!(dialled.peer, Some(server.address()), "nothing remembers what was dialled");
     assert_eq!(stage.fixture.flows().unwrap(), 0);
     stage.pod.close(dialled.handle, false).unwrap();
-    let expected = BackendStats {
-        picked: 1,
-        ..BackendStats::default()
-    };
+    let expected = BackendStats { picked: 1, ..BackendStats::default() };
     assert_eq!(stage.stats(), expected);
 }

@@ -25,64 +25,15 @@ const V6: &str = "[fd00::1]:80";
 const V4_MAPPED: &str = "[::ffff:10.96.0.1]:80";
 
 /// Description, socket, frontend, backends, where it leads, and the peer that is seen.
-type Case = (
-    &'static str,
-    Socket,
-    &'static str,
-    &'static [Leads],
-    Leads,
-    &'static str,
-);
+type Case = (&'static str, Socket, &'static str, &'static [Leads], Leads, &'static str);
 
 const CASES: [Case; 8] = [
-    (
-        "v4 socket, v4 frontend",
-        Socket::V4,
-        V4,
-        &[Leads::ToV4],
-        Leads::ToV4,
-        V4,
-    ),
-    (
-        "v6 socket, v6 frontend",
-        Socket::V6,
-        V6,
-        &[Leads::ToV6],
-        Leads::ToV6,
-        V6,
-    ),
-    (
-        "v6 socket, mapped frontend",
-        Socket::V6,
-        V4,
-        &[Leads::ToV4],
-        Leads::ToV4,
-        V4_MAPPED,
-    ),
-    (
-        "v6 frontend, v4 backend",
-        Socket::V6,
-        V6,
-        &[Leads::ToV4],
-        Leads::ToV4,
-        V6,
-    ),
-    (
-        "mapped frontend, v6 backend",
-        Socket::V6,
-        V4,
-        &[Leads::ToV6],
-        Leads::ToV6,
-        V4_MAPPED,
-    ),
-    (
-        "v4 frontend, both kinds",
-        Socket::V4,
-        V4,
-        &[Leads::ToV6, Leads::ToV4],
-        Leads::ToV4,
-        V4,
-    ),
+    ("v4 socket, v4 frontend", Socket::V4, V4, &[Leads::ToV4], Leads::ToV4, V4),
+    ("v6 socket, v6 frontend", Socket::V6, V6, &[Leads::ToV6], Leads::ToV6, V6),
+    ("v6 socket, mapped frontend", Socket::V6, V4, &[Leads::ToV4], Leads::ToV4, V4_MAPPED),
+    ("v6 frontend, v4 backend", Socket::V6, V6, &[Leads::ToV4], Leads::ToV4, V6),
+    ("mapped frontend, v6 backend", Socket::V6, V4, &[Leads::ToV6], Leads::ToV6, V4_MAPPED),
+    ("v4 frontend, both kinds", Socket::V4, V4, &[Leads::ToV6, Leads::ToV4], Leads::ToV4, V4),
     (
         "v4 socket, v6 backend",
         Socket::V4,
@@ -91,14 +42,7 @@ const CASES: [Case; 8] = [
         Leads::Nowhere(Reason::FamilyMismatch),
         "",
     ),
-    (
-        "no backend",
-        Socket::V4,
-        V4,
-        &[],
-        Leads::Nowhere(Reason::NoBackend),
-        "",
-    ),
+    ("no backend", Socket::V4, V4, &[], Leads::Nowhere(Reason::NoBackend), ""),
 ];
 
 #[test]
@@ -120,38 +64,19 @@ fn every_family_reaches_what_it_can_and_sees_what_it_dialled() {
         let pod = fixture.pod("pod").unwrap();
         let before = fixture.reasons().unwrap();
         let dialled = pod.dial_with(frontend, socket).unwrap();
-        let reasons: Vec<_> = fixture
-            .reasons_since(&before)
-            .unwrap()
-            .into_iter()
-            .collect();
+        let reasons: Vec<_> = fixture.reasons_since(&before).unwrap().into_iter().collect();
         if let Leads::Nowhere(reason) = leads {
             assert_eq!(dialled.errno, libc::ENETUNREACH, "{case}");
             assert_eq!(reasons, [(reason, 1)], "{case}");
-            assert_eq!(
-                fixture.service_stats(served.id).unwrap().untouched,
-                1,
-                "{case}"
-            );
+            assert_eq!(fixture.service_stats(served.id).unwrap().untouched, 1, "{case}");
             continue;
         }
-        let expected = [
-            (Reason::Picked, 1),
-            (Reason::Established, 1),
-            (Reason::PeernameRestored, 1),
-        ];
-        assert_eq!(
-            dialled.reached,
-            Some(address(&leads)),
-            "{case}: {dialled:?}"
-        );
+        let expected =
+            [(Reason::Picked, 1), (Reason::Established, 1), (Reason::PeernameRestored, 1)];
+        assert_eq!(dialled.reached, Some(address(&leads)), "{case}: {dialled:?}");
         assert_eq!(dialled.peer, Some(peer.parse().unwrap()), "{case}");
         assert_eq!(reasons, expected, "{case}");
         let stats = fixture.stats(served.id, address(&leads)).unwrap();
-        assert_eq!(
-            (stats.picked, stats.active, stats.established),
-            (1, 1, 1),
-            "{case}"
-        );
+        assert_eq!((stats.picked, stats.active, stats.established), (1, 1, 1), "{case}");
     }
 }

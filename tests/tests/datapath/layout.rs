@@ -68,32 +68,11 @@ fn the_kernel_object_and_the_agent_agree_on_every_shared_type() {
             reserved
         }),
         shared!(Frontend { service, reserved }),
-        shared!(FrontendKeyV4 {
-            address_be,
-            port_be,
-            reserved
-        }),
-        shared!(FrontendKeyV6 {
-            address,
-            port_be,
-            reserved
-        }),
-        shared!(Affinity {
-            used_ns,
-            backend,
-            incarnation
-        }),
-        shared!(PodServiceKey {
-            pod,
-            service,
-            reserved
-        }),
-        shared!(Bank {
-            v4,
-            v6,
-            policy,
-            affinity_s
-        }),
+        shared!(FrontendKeyV4 { address_be, port_be, reserved }),
+        shared!(FrontendKeyV6 { address, port_be, reserved }),
+        shared!(Affinity { used_ns, backend, incarnation }),
+        shared!(PodServiceKey { pod, service, reserved }),
+        shared!(Bank { v4, v6, policy, affinity_s }),
         shared!(Schedule { chunk, slots }),
         shared!(Service {
             banks,
@@ -106,16 +85,9 @@ fn the_kernel_object_and_the_agent_agree_on_every_shared_type() {
             reserved
         }),
         shared!(ServiceName { bytes }),
-        shared!(ServiceStats {
-            untouched,
-            socket_option_failures
-        }),
+        shared!(ServiceStats { untouched, socket_option_failures }),
         shared!(SlotChunk { backends }),
-        shared!(Settings {
-            abi_version,
-            reserved,
-            trace_until_ns
-        }),
+        shared!(Settings { abi_version, reserved, trace_until_ns }),
         shared!(TraceEvent {
             time_ns,
             pod,
@@ -153,17 +125,11 @@ const KIND_ENUM64: u32 = 19;
 /// Every named structure of the object.
 fn structs() -> BTreeMap<String, Layout> {
     let file = object::File::parse(loader::object()).unwrap();
-    let section = file
-        .section_by_name(".BTF")
-        .expect("the object carries BTF");
+    let section = file.section_by_name(".BTF").expect("the object carries BTF");
     let btf = section.data().unwrap();
     let word = |at: usize| u32::from_le_bytes(btf[at..at + 4].try_into().unwrap());
-    let [header, types, types_len, strings] = [
-        word(4) as usize,
-        word(8) as usize,
-        word(12) as usize,
-        word(16) as usize,
-    ];
+    let [header, types, types_len, strings] =
+        [word(4) as usize, word(8) as usize, word(12) as usize, word(16) as usize];
     let name = |offset: u32| {
         let text = &btf[header + strings + offset as usize..];
         let end = text.iter().position(|byte| *byte == 0).unwrap();

@@ -23,17 +23,12 @@ fn frontend() -> SocketAddr {
 
 /// Connections of each backend, in the backends' order.
 fn spread(reached: &[SocketAddr], backends: &[SocketAddr]) -> Vec<usize> {
-    backends
-        .iter()
-        .map(|it| reached.iter().filter(|to| *to == it).count())
-        .collect()
+    backends.iter().map(|it| reached.iter().filter(|to| *to == it).count()).collect()
 }
 
 fn dial(pod: &Dialer) -> SocketAddr {
     let dialled = pod.dial(frontend()).unwrap();
-    dialled
-        .reached
-        .unwrap_or_else(|| panic!("not served: {dialled:?}"))
+    dialled.reached.unwrap_or_else(|| panic!("not served: {dialled:?}"))
 }
 
 struct Stage {
@@ -53,17 +48,10 @@ fn stage(policy: u32, weights: &[u32], affinity_s: u32) -> Stage {
     spec.backends = backends
         .iter()
         .zip(weights)
-        .map(|(address, weight)| BackendSpec {
-            weight: *weight,
-            ..(*address).into()
-        })
+        .map(|(address, weight)| BackendSpec { weight: *weight, ..(*address).into() })
         .collect();
     fixture.serve(spec).unwrap();
-    Stage {
-        _servers: servers,
-        fixture,
-        backends,
-    }
+    Stage { _servers: servers, fixture, backends }
 }
 
 #[test]
@@ -76,22 +64,13 @@ fn fair_policies_are_exact_for_one_pod_and_for_many() {
             let stage = stage(policy, &[1; 4], 0);
             let pod = stage.fixture.pod("pod").unwrap();
             let reached: Vec<_> = (0..32).map(|_| dial(&pod)).collect();
-            assert_eq!(
-                spread(&reached, &stage.backends),
-                [8; 4],
-                "policy {policy}, one pod"
-            );
+            assert_eq!(spread(&reached, &stage.backends), [8; 4], "policy {policy}, one pod");
         }
         let stage = stage(policy, &[1; 4], 0);
-        let pods: Vec<_> = (0..32)
-            .map(|pod| stage.fixture.pod(&format!("pod-{pod}")).unwrap())
-            .collect();
+        let pods: Vec<_> =
+            (0..32).map(|pod| stage.fixture.pod(&format!("pod-{pod}")).unwrap()).collect();
         let reached: Vec<_> = pods.iter().map(dial).collect();
-        assert_eq!(
-            spread(&reached, &stage.backends),
-            [8; 4],
-            "policy {policy}, 32 pods"
-        );
+        assert_eq!(spread(&reached, &stage.backends), [8; 4], "policy {policy}, 32 pods");
     }
 }
 
@@ -101,27 +80,20 @@ fn a_pod_reaches_as_many_backends_as_it_makes_connections() {
         return;
     }
     let stage = stage(POLICY_ROUND_ROBIN, &[1; 5], 0);
-    let pods: Vec<_> = (0..3)
-        .map(|pod| stage.fixture.pod(&format!("pod-{pod}")).unwrap())
-        .collect();
+    let pods: Vec<_> =
+        (0..3).map(|pod| stage.fixture.pod(&format!("pod-{pod}")).unwrap()).collect();
     let mut reached = vec![BTreeSet::new(); pods.len()];
     // Interleaved, so that a cursor of the service alone would give some pod a backend twice.
     for round in 0..5 {
         for (number, pod) in pods.iter().enumerate() {
             reached[number].insert(dial(pod));
             if (round + number) % 2 == 0 {
-                let passer_by = stage
-                    .fixture
-                    .pod(&format!("passer-by-{round}-{number}"))
-                    .unwrap();
+                let passer_by = stage.fixture.pod(&format!("passer-by-{round}-{number}")).unwrap();
                 dial(&passer_by);
             }
         }
     }
-    assert!(
-        reached.iter().all(|backends| backends.len() == 5),
-        "{reached:?}"
-    );
+    assert!(reached.iter().all(|backends| backends.len() == 5), "{reached:?}");
 }
 
 #[test]
@@ -133,11 +105,7 @@ fn weights_are_kept() {
         let stage = stage(policy, &[1, 3], 0);
         let pod = stage.fixture.pod("pod").unwrap();
         let reached: Vec<_> = (0..40).map(|_| dial(&pod)).collect();
-        assert_eq!(
-            spread(&reached, &stage.backends),
-            [10, 30],
-            "policy {policy}"
-        );
+        assert_eq!(spread(&reached, &stage.backends), [10, 30], "policy {policy}");
     }
 }
 
@@ -151,10 +119,7 @@ fn random_reaches_all_and_favours_none() {
     let reached: Vec<_> = (0..400).map(|_| dial(&pod)).collect();
     let spread = spread(&reached, &stage.backends);
     // A binomial of mean 100 and deviation 8.7: seven deviations either way, 1 in 10^11.
-    assert!(
-        spread.iter().all(|count| (40..=160).contains(count)),
-        "{spread:?}"
-    );
+    assert!(spread.iter().all(|count| (40..=160).contains(count)), "{spread:?}");
     assert_ne!(spread, [100; 4], "a schedule, not chance");
 }
 
@@ -186,10 +151,7 @@ fn least_connection_of_many_backends_compares_two() {
     let reached: Vec<_> = (0..100).map(|_| dial(&pod)).collect();
     let spread = spread(&reached, &stage.backends);
     // The mean is 5; two choices stay within log log n of it (Mitzenmacher 2001).
-    assert!(
-        spread.iter().all(|count| (1..=8).contains(count)),
-        "{spread:?}"
-    );
+    assert!(spread.iter().all(|count| (1..=8).contains(count)), "{spread:?}");
 }
 
 #[test]

@@ -32,9 +32,7 @@ struct Absence {
 }
 
 fn frontends() -> Vec<SocketAddr> {
-    (1..=4)
-        .map(|last| SocketAddr::from(([10, 96, 0, last], 80)))
-        .collect()
+    (1..=4).map(|last| SocketAddr::from(([10, 96, 0, last], 80))).collect()
 }
 
 #[test]
@@ -55,11 +53,7 @@ fn no_connect_fails_or_reaches_a_backend_that_an_update_had_removed() {
         spec.policy = policy;
         let mut served = fixture.serve(spec).unwrap();
         let pod = fixture.pod("pod").unwrap();
-        let storm = Storm {
-            to: frontends(),
-            threads: THREADS,
-            connects: CONNECTS / 2 / THREADS,
-        };
+        let storm = Storm { to: frontends(), threads: THREADS, connects: CONNECTS / 2 / THREADS };
         let mut absences = BTreeMap::<SocketAddr, Vec<Absence>>::new();
         let mut updates = 0_u64;
         let stormed = std::thread::scope(|scope| {
@@ -70,9 +64,7 @@ fn no_connect_fails_or_reaches_a_backend_that_an_update_had_removed() {
                 first = (first + 1) % BACKENDS;
                 let after = window(first);
                 let started_ns = now_ns();
-                fixture
-                    .swap(&mut served, after.iter().copied().map(Into::into).collect())
-                    .unwrap();
+                fixture.swap(&mut served, after.iter().copied().map(Into::into).collect()).unwrap();
                 let returned_ns = now_ns();
                 updates += 1;
                 for address in &after {
@@ -81,32 +73,20 @@ fn no_connect_fails_or_reaches_a_backend_that_an_update_had_removed() {
                     }
                 }
                 for address in before.iter().filter(|it| !after.contains(it)) {
-                    let absence = Absence {
-                        from_ns: returned_ns,
-                        until_ns: u64::MAX,
-                    };
+                    let absence = Absence { from_ns: returned_ns, until_ns: u64::MAX };
                     absences.entry(*address).or_default().push(absence);
                 }
             }
             storm.join().unwrap().unwrap()
         });
         check(&stormed, &absences);
-        println!(
-            "policy {policy}: {} connects, {updates} updates",
-            stormed.connects.len()
-        );
-        assert!(
-            updates > 1_000,
-            "only {updates} updates: nothing was proved"
-        );
+        println!("policy {policy}: {} connects, {updates} updates", stormed.connects.len());
+        assert!(updates > 1_000, "only {updates} updates: nothing was proved");
         assert_eq!(fixture.flows().unwrap(), 0, "policy {policy}");
         let mut picked = 0;
         for number in 0..BACKENDS {
             let stats = fixture.stats(served.id, greeter.backend(number)).unwrap();
-            assert_eq!(
-                stats.active, 0,
-                "policy {policy}, backend {number}: {stats:?}"
-            );
+            assert_eq!(stats.active, 0, "policy {policy}, backend {number}: {stats:?}");
             picked += stats.picked;
         }
         assert_eq!(picked, u64::from(CONNECTS / 2), "policy {policy}");
@@ -125,10 +105,7 @@ fn check(stormed: &Stormed, absences: &BTreeMap<SocketAddr, Vec<Absence>>) {
         // The only absence that may hold the connect is the last that began before it.
         let began = absences.partition_point(|it| it.from_ns <= connect.started_ns);
         if let Some(last) = began.checked_sub(1).map(|index| &absences[index]) {
-            assert!(
-                connect.ended_ns >= last.until_ns,
-                "{connect:?} reached {server}, removed"
-            );
+            assert!(connect.ended_ns >= last.until_ns, "{connect:?} reached {server}, removed");
         }
     }
 }
@@ -149,24 +126,12 @@ fn a_set_that_never_stands_still_leaves_connections_alone() {
     let mut pod = fixture.pod("pod").unwrap();
     // Both banks hold the same set: only the generation moves, faster than a pick.
     let bank = *served.record.bank();
-    let record = Service {
-        banks: [bank; 2],
-        ..served.record
-    };
-    let records: Vec<_> = (0..4_096)
-        .map(|generation| Service {
-            generation,
-            ..record
-        })
-        .collect();
+    let record = Service { banks: [bank; 2], ..served.record };
+    let records: Vec<_> = (0..4_096).map(|generation| Service { generation, ..record }).collect();
     let layout = &fixture.world().pins().layouts()[0];
     let services = fixture.world().pins().maps(layout).join(abi::map::SERVICES);
     for _ in 0..ROUNDS {
-        let storm = Storm {
-            to: vec![frontend],
-            threads: 1,
-            connects: 2_000,
-        };
+        let storm = Storm { to: vec![frontend], threads: 1, connects: 2_000 };
         let stormed = std::thread::scope(|scope| {
             let pod = &mut pod;
             let storm = scope.spawn(move || pod.storm(storm));

@@ -35,17 +35,11 @@ fn programs_are_replaced_under_load_without_an_unbalanced_connect() {
     let greeter = Greeter::start(2).unwrap();
     let backends: Vec<_> = (0..4).map(|number| greeter.backend(number)).collect();
     let frontend = "10.96.0.1:80".parse().unwrap();
-    let served = fixture
-        .serve(ServiceSpec::new(frontend, backends.iter().copied()))
-        .unwrap();
+    let served = fixture.serve(ServiceSpec::new(frontend, backends.iter().copied())).unwrap();
     let held = fixture.pod("held").unwrap();
     let holding = held.dial(frontend).unwrap();
     let pod = fixture.pod("pod").unwrap();
-    let storm = Storm {
-        to: vec![frontend],
-        threads: 2,
-        connects: 20_000,
-    };
+    let storm = Storm { to: vec![frontend], threads: 2, connects: 20_000 };
     let mut restarts = 0;
     let stormed = std::thread::scope(|scope| {
         let storm = scope.spawn(move || pod.storm(storm));
@@ -57,23 +51,13 @@ fn programs_are_replaced_under_load_without_an_unbalanced_connect() {
     });
     println!("{} connects, {restarts} restarts", stormed.connects.len());
     assert!(restarts > 0);
-    let failed: Vec<_> = stormed
-        .connects
-        .iter()
-        .filter(|it| matches!(it.outcome, Outcome::Failed(_)))
-        .collect();
+    let failed: Vec<_> =
+        stormed.connects.iter().filter(|it| matches!(it.outcome, Outcome::Failed(_))).collect();
     assert!(failed.is_empty(), "{failed:?}");
     let active = |fixture: &Fixture| -> u64 {
-        backends
-            .iter()
-            .map(|it| fixture.stats(served.id, *it).unwrap().active)
-            .sum()
+        backends.iter().map(|it| fixture.stats(served.id, *it).unwrap().active).sum()
     };
-    assert_eq!(
-        (active(&fixture), fixture.flows().unwrap()),
-        (1, 1),
-        "the one that is held"
-    );
+    assert_eq!((active(&fixture), fixture.flows().unwrap()), (1, 1), "the one that is held");
     held.close(holding.handle, false).unwrap();
     assert_eq!((active(&fixture), fixture.flows().unwrap()), (0, 0));
 }
@@ -86,9 +70,7 @@ fn removal_takes_our_programs_and_leaves_others() {
     let mut fixture = Fixture::new("removal").unwrap();
     let server = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let frontend = "10.96.0.1:80".parse().unwrap();
-    fixture
-        .serve(ServiceSpec::new(frontend, [server.address()]))
-        .unwrap();
+    fixture.serve(ServiceSpec::new(frontend, [server.address()])).unwrap();
     let other = Other(PinRoot::new(
         Path::new("/sys/fs/bpf").join(format!("{}-other", fixture.world().name())),
     ));
@@ -104,21 +86,11 @@ fn removal_takes_our_programs_and_leaves_others() {
     }
     assert!(fixture.world().pins().remove().unwrap());
     for (name, hook) in HOOKS {
-        let theirs = hooks::link_info(&other.0, name)
-            .unwrap()
-            .unwrap()
-            .program_id;
+        let theirs = hooks::link_info(&other.0, name).unwrap().unwrap().program_id;
         assert_eq!(attached(hook), [theirs], "{name}");
     }
-    assert_eq!(
-        pod.dial(frontend).unwrap().errno,
-        libc::ENETUNREACH,
-        "no longer balanced"
-    );
-    assert!(
-        !fixture.world().pins().remove().unwrap(),
-        "nothing is left to remove"
-    );
+    assert_eq!(pod.dial(frontend).unwrap().errno, libc::ENETUNREACH, "no longer balanced");
+    assert!(!fixture.world().pins().remove().unwrap(), "nothing is left to remove");
     assert!(!fixture.world().pins().path().exists());
 }
 

@@ -26,9 +26,7 @@ fn decisions_are_traced_while_somebody_asks() {
     let mut fixture = Fixture::new("traces").unwrap();
     let backend = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let frontend = "10.96.0.1:80".parse().unwrap();
-    let served = fixture
-        .serve(ServiceSpec::new(frontend, [backend.address()]))
-        .unwrap();
+    let served = fixture.serve(ServiceSpec::new(frontend, [backend.address()])).unwrap();
     let mut traces = open_traces(fixture.world().pins()).unwrap();
     let pod = fixture.pod("pod").unwrap();
     let pod_id =
@@ -41,32 +39,15 @@ fn decisions_are_traced_while_somebody_asks() {
     let dialled = pod.dial(frontend).unwrap();
     pod.close(dialled.handle, false).unwrap();
     let events = read(&mut traces);
-    let reasons: Vec<_> = events
-        .iter()
-        .map(|it| Reason::from_code(it.reason).unwrap())
-        .collect();
-    let expected = [
-        Reason::Picked,
-        Reason::Established,
-        Reason::PeernameRestored,
-        Reason::Closed,
-    ];
+    let reasons: Vec<_> = events.iter().map(|it| Reason::from_code(it.reason).unwrap()).collect();
+    let expected = [Reason::Picked, Reason::Established, Reason::PeernameRestored, Reason::Closed];
     assert_eq!(reasons, expected);
     for event in &events {
-        assert_eq!(
-            socket_address(event.frontend, event.frontend_port_be),
-            frontend
-        );
-        assert_eq!(
-            (event.pod, event.service, event.backend),
-            (pod_id, served.id, 1)
-        );
+        assert_eq!(socket_address(event.frontend, event.frontend_port_be), frontend);
+        assert_eq!((event.pod, event.service, event.backend), (pod_id, served.id, 1));
         assert_eq!(event.cookie, events[0].cookie);
     }
-    assert_eq!(
-        (events[0].slots, events[0].generation),
-        (1, served.record.generation)
-    );
+    assert_eq!((events[0].slots, events[0].generation), (1, served.record.generation));
 
     fixture.trace_until(now_ns()).unwrap();
     pod.dial(frontend).unwrap();

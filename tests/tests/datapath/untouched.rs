@@ -43,14 +43,7 @@ fn other_destinations_and_protocols_are_left_alone() {
     fixture.serve(spec).unwrap();
     let udp = "127.0.0.9:80".parse().unwrap();
     let cases = [
-        (
-            "direct",
-            frontend,
-            Socket::V4,
-            0,
-            Some(frontend),
-            Reason::NotFrontend,
-        ),
+        ("direct", frontend, Socket::V4, 0, Some(frontend), Reason::NotFrontend),
         (
             "direct v6",
             direct_v6.address(),
@@ -59,31 +52,10 @@ fn other_destinations_and_protocols_are_left_alone() {
             Some(direct_v6.address()),
             Reason::NotFrontend,
         ),
-        (
-            "refused",
-            other_port,
-            Socket::V4,
-            libc::ECONNREFUSED,
-            None,
-            Reason::NotFrontend,
-        ),
-        (
-            "unknown",
-            unknown,
-            Socket::V4,
-            libc::ENETUNREACH,
-            None,
-            Reason::NotFrontend,
-        ),
+        ("refused", other_port, Socket::V4, libc::ECONNREFUSED, None, Reason::NotFrontend),
+        ("unknown", unknown, Socket::V4, libc::ENETUNREACH, None, Reason::NotFrontend),
         ("udp", udp, Socket::UdpV4, 0, None, Reason::NotTcp),
-        (
-            "udp v6",
-            frontend_v6,
-            Socket::UdpV6,
-            0,
-            None,
-            Reason::NotTcp,
-        ),
+        ("udp v6", frontend_v6, Socket::UdpV6, 0, None, Reason::NotTcp),
     ];
     let pod = fixture.pod("pod").unwrap();
     for (case, to, socket, errno, reached, reason) in cases {
@@ -92,11 +64,7 @@ fn other_destinations_and_protocols_are_left_alone() {
         assert_eq!((dialled.errno, dialled.reached), (errno, reached), "{case}");
         assert_eq!(dialled.peer, (errno == 0).then_some(to), "{case}");
         let reasons = fixture.reasons_since(&before).unwrap();
-        assert_eq!(
-            reasons.into_iter().collect::<Vec<_>>(),
-            [(reason, 1)],
-            "{case}"
-        );
+        assert_eq!(reasons.into_iter().collect::<Vec<_>>(), [(reason, 1)], "{case}");
     }
     assert_eq!(backend.accepted(), 0);
     assert_eq!(fixture.flows().unwrap(), 0);
@@ -111,10 +79,7 @@ fn a_service_that_cannot_be_balanced_is_left_alone() {
         (
             "an invalid service",
             |fixture, id, record, _| {
-                let record = Service {
-                    flags: record.flags & !SERVICE_VALID,
-                    ..record
-                };
+                let record = Service { flags: record.flags & !SERVICE_VALID, ..record };
                 fixture.write(&[Write::Service { id, record }]).unwrap();
             },
             Reason::ServiceMissing,
@@ -122,12 +87,7 @@ fn a_service_that_cannot_be_balanced_is_left_alone() {
         (
             "a frontend of a service beyond the map",
             |fixture, _, _, address| {
-                fixture
-                    .write(&[Write::Frontend {
-                        address,
-                        service: LIMITS.services,
-                    }])
-                    .unwrap();
+                fixture.write(&[Write::Frontend { address, service: LIMITS.services }]).unwrap();
             },
             Reason::ServiceMissing,
         ),
@@ -162,23 +122,13 @@ fn a_service_that_cannot_be_balanced_is_left_alone() {
         let mut fixture = Fixture::new("broken").unwrap();
         let backend = Backend::start(here(0)).unwrap();
         let frontend: SocketAddr = "10.96.0.1:80".parse().unwrap();
-        let served = fixture
-            .serve(ServiceSpec::new(frontend, [backend.address()]))
-            .unwrap();
+        let served = fixture.serve(ServiceSpec::new(frontend, [backend.address()])).unwrap();
         make_bad(&mut fixture, served.id, served.record, frontend);
         let pod = fixture.pod("pod").unwrap();
         let before = fixture.reasons().unwrap();
-        assert_eq!(
-            pod.dial(frontend).unwrap().errno,
-            libc::ENETUNREACH,
-            "{case}"
-        );
+        assert_eq!(pod.dial(frontend).unwrap().errno, libc::ENETUNREACH, "{case}");
         let reasons = fixture.reasons_since(&before).unwrap();
-        assert_eq!(
-            reasons.into_iter().collect::<Vec<_>>(),
-            [(reason, 1)],
-            "{case}"
-        );
+        assert_eq!(reasons.into_iter().collect::<Vec<_>>(), [(reason, 1)], "{case}");
     }
 }
 
@@ -192,32 +142,18 @@ fn a_full_flow_table_leaves_connections_unbalanced_and_says_so() {
     let backend = Backend::start(here(0)).unwrap();
     let itself = Backend::start(here(0)).unwrap();
     let frontend = itself.address();
-    let served = fixture
-        .serve(ServiceSpec::new(frontend, [backend.address()]))
-        .unwrap();
+    let served = fixture.serve(ServiceSpec::new(frontend, [backend.address()])).unwrap();
     let pod = fixture.pod("pod").unwrap();
     let held: Vec<_> = (0..2).map(|_| pod.dial(frontend).unwrap()).collect();
-    assert!(
-        held.iter()
-            .all(|dialled| dialled.reached == Some(backend.address()))
-    );
+    assert!(held.iter().all(|dialled| dialled.reached == Some(backend.address())));
     let before = fixture.reasons().unwrap();
     // The frontend is a server by itself here: an untouched connection reaches it.
     let third = pod.dial(frontend).unwrap();
-    assert_eq!(
-        (third.reached, third.peer),
-        (Some(frontend), Some(frontend))
-    );
+    assert_eq!((third.reached, third.peer), (Some(frontend), Some(frontend)));
     let reasons = fixture.reasons_since(&before).unwrap();
-    assert_eq!(
-        reasons.into_iter().collect::<Vec<_>>(),
-        [(Reason::FlowTableFull, 1)]
-    );
+    assert_eq!(reasons.into_iter().collect::<Vec<_>>(), [(Reason::FlowTableFull, 1)]);
     assert_eq!(fixture.service_stats(served.id).unwrap().untouched, 1);
-    assert_eq!(
-        fixture.stats(served.id, backend.address()).unwrap().active,
-        2
-    );
+    assert_eq!(fixture.stats(served.id, backend.address()).unwrap().active, 2);
     // Room again as soon as a connection has ended.
     pod.close(held[0].handle, false).unwrap();
     assert_eq!(pod.dial(frontend).unwrap().reached, Some(backend.address()));
@@ -233,20 +169,12 @@ fn draining_and_ejected_backends_get_no_new_connections() {
         let backends = Backend::start_many([127, 0, 0, 1].into(), 2).unwrap();
         let [leaving, staying] = [backends[0].address(), backends[1].address()];
         let frontend = "10.96.0.1:80".parse().unwrap();
-        let mut served = fixture
-            .serve(ServiceSpec::new(frontend, [leaving, staying]))
-            .unwrap();
+        let mut served = fixture.serve(ServiceSpec::new(frontend, [leaving, staying])).unwrap();
         let pod = fixture.pod("pod").unwrap();
         for _ in 0..2 {
             assert_eq!(pod.dial(frontend).unwrap().errno, 0);
         }
-        let spec = vec![
-            BackendSpec {
-                state,
-                ..leaving.into()
-            },
-            staying.into(),
-        ];
+        let spec = vec![BackendSpec { state, ..leaving.into() }, staying.into()];
         fixture.swap(&mut served, spec).unwrap();
         for _ in 0..8 {
             assert_eq!(pod.dial(frontend).unwrap().reached, Some(staying));

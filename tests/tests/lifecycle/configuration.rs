@@ -32,11 +32,7 @@ fn changes_are_applied_however_they_are_written() {
 
     // Written in place.
     let before = changes();
-    fs::write(
-        config_path(&scene.world),
-        scene.config_with(&all[..3], 4_096),
-    )
-    .unwrap();
+    fs::write(config_path(&scene.world), scene.config_with(&all[..3], 4_096)).unwrap();
     agent.until(|status| status.work.changes > before).unwrap();
     assert_eq!(reach(&pod, 6), set(&all[..3]));
 
@@ -44,9 +40,7 @@ fn changes_are_applied_however_they_are_written() {
     let before = changes();
     fs::remove_file(config_path(&scene.world)).unwrap();
     agent.signal(Signal::SIGHUP).unwrap();
-    agent
-        .until(|status| status.config.rejected.is_some())
-        .unwrap();
+    agent.until(|status| status.config.rejected.is_some()).unwrap();
     assert_eq!(reach(&pod, 6), set(&all[..3]));
     write_config(&scene.world, &scene.config_with(&all[1..], 4_096)).unwrap();
     agent.signal(Signal::SIGHUP).unwrap();
@@ -66,26 +60,13 @@ fn a_bad_file_keeps_the_last_good_one_in_force() {
     let open = pod.dial(FRONTEND.parse().unwrap()).unwrap();
     let backends = scene.kernel_backends();
 
-    let bad = scene
-        .config()
-        .replace("policy: round-robin", "policy: round-robbing");
-    let line = 1 + bad
-        .lines()
-        .position(|line| line.contains("robbing"))
-        .unwrap();
+    let bad = scene.config().replace("policy: round-robin", "policy: round-robbing");
+    let line = 1 + bad.lines().position(|line| line.contains("robbing")).unwrap();
     write_config(&scene.world, &bad).unwrap();
-    let status = agent
-        .until(|status| status.config.rejected.is_some())
-        .unwrap();
+    let status = agent.until(|status| status.config.rejected.is_some()).unwrap();
     let rejected = status.config.rejected.clone().unwrap();
     let place = format!("config.yaml:{line}");
-    for words in [
-        place.as_str(),
-        "policy",
-        "round-robbing",
-        "round-robin",
-        "hint",
-    ] {
+    for words in [place.as_str(), "policy", "round-robbing", "round-robin", "hint"] {
         assert!(rejected.contains(words), "no `{words}` in: {rejected}");
     }
     assert_eq!(status.config.rejections, 1);
@@ -114,22 +95,14 @@ fn a_first_start_with_a_bad_file_is_refused() {
     assert_eq!(refusal.code, Some(2), "{}", refusal.stderr);
     let path = config_path(&scene.world).display().to_string();
     for words in [path.as_str(), "No such file", "config --example"] {
-        assert!(
-            refusal.stderr.contains(words),
-            "no `{words}` in: {}",
-            refusal.stderr
-        );
+        assert!(refusal.stderr.contains(words), "no `{words}` in: {}", refusal.stderr);
     }
 
     write_config(&scene.world, "version: 1\nservice: []\n").unwrap();
     let refusal = Launch::new(&scene.world).refusal().unwrap();
     assert_eq!(refusal.code, Some(2), "{}", refusal.stderr);
     for words in ["config.yaml:2", "service", "did you mean `services`?"] {
-        assert!(
-            refusal.stderr.contains(words),
-            "no `{words}` in: {}",
-            refusal.stderr
-        );
+        assert!(refusal.stderr.contains(words), "no `{words}` in: {}", refusal.stderr);
     }
     assert!(!scene.world.pins().path().exists(), "nothing was pinned");
 }

@@ -30,10 +30,7 @@ fn address(last: u8) -> SocketAddr {
 /// Servers at the last octets given, all on one port as a name has it.
 fn scene(purpose: &str, octets: &[u8]) -> Scene {
     let mut scene = Scene::new(purpose, 0);
-    scene.backends = octets
-        .iter()
-        .map(|last| Backend::start(address(*last)).unwrap())
-        .collect();
+    scene.backends = octets.iter().map(|last| Backend::start(address(*last)).unwrap()).collect();
     scene
 }
 
@@ -68,10 +65,7 @@ fn backends(status: &Status) -> BTreeSet<String> {
 }
 
 fn are(octets: &[u8]) -> impl Fn(&Status) -> bool {
-    let wanted: BTreeSet<_> = octets
-        .iter()
-        .map(|last| address(*last).to_string())
-        .collect();
+    let wanted: BTreeSet<_> = octets.iter().map(|last| address(*last).to_string()).collect();
     move |status| backends(status) == wanted
 }
 

@@ -20,30 +20,17 @@ struct Traces {
 
 fn traces(scene: &Scene, agent: &Agent<'_>) -> Traces {
     let world = &scene.world;
-    let paths = vec![
-        world.cgroup().into(),
-        world.pins().path().into(),
-        world.runtime().into(),
-    ];
+    let paths = vec![world.cgroup().into(), world.pins().path().into(), world.runtime().into()];
     let namespace = fs::read_link("/proc/thread-self/ns/net").unwrap();
     let agent = agent.pid();
-    Traces {
-        paths,
-        agent,
-        namespace,
-    }
+    Traces { paths, agent, namespace }
 }
 
 /// Whether any thread of the machine is in a network namespace.
 fn is_inhabited(namespace: &Path) -> bool {
     let directories = |path: &Path| -> Vec<PathBuf> {
         // Processes come and go while they are listed.
-        fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|it| it.path())
-            .collect()
+        fs::read_dir(path).into_iter().flatten().flatten().map(|it| it.path()).collect()
     };
     directories(Path::new("/proc"))
         .iter()

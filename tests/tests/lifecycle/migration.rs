@@ -71,10 +71,7 @@ fn another_abi_version_is_left_behind_without_a_gap() {
     drop(weather.end());
     let status = agent.status().unwrap();
     let origin = &status.datapath.origin;
-    assert!(
-        origin.starts_with("migrated from another ABI version (v999-"),
-        "{origin}"
-    );
+    assert!(origin.starts_with("migrated from another ABI version (v999-"), "{origin}");
     assert!(agent.log().contains("migrated from another ABI version"));
     assert_eq!(status.complaints(), Vec::<String>::new());
     assert_eq!(pins.layouts(), [layout]);
@@ -94,10 +91,7 @@ fn a_start_that_broke_off_leaves_nothing_to_be_adopted() {
     let agent = Agent::start(&scene.world, &scene.config()).unwrap();
     agent.kill().unwrap();
     // As far as a start with other limits gets before its programs take over.
-    let larger = Limits {
-        flows: 8_192,
-        ..scene.maps().limits
-    };
+    let larger = Limits { flows: 8_192, ..scene.maps().limits };
     drop(loader::load(scene.world.pins(), &larger, 0).unwrap());
     assert!(scene.world.pins().maps(&layout_of(&larger)).exists());
     let pod = scene.pod("pod");
@@ -108,10 +102,7 @@ fn a_start_that_broke_off_leaves_nothing_to_be_adopted() {
     let agent = Launch::new(&scene.world).start().unwrap();
     let status = agent.status().unwrap();
     let origin = &status.datapath.origin;
-    assert!(
-        origin.starts_with("migrated: 1 services and 1 connections"),
-        "{origin}"
-    );
+    assert!(origin.starts_with("migrated: 1 services and 1 connections"), "{origin}");
     assert_eq!(scene.counts(), (1, 1));
     pod.close(open.handle, false).unwrap();
     assert_eq!(scene.counts(), (0, 0));

@@ -12,11 +12,7 @@ fn assert_refused(refusal: &Refusal, wanted: &[&str]) {
     let errors = refusal.stderr.matches("error: ").count();
     assert_eq!(errors, 1, "{}", refusal.stderr);
     for words in wanted.iter().chain(&["hint: "]) {
-        assert!(
-            refusal.stderr.contains(words),
-            "no `{words}` in: {}",
-            refusal.stderr
-        );
+        assert!(refusal.stderr.contains(words), "no `{words}` in: {}", refusal.stderr);
     }
 }
 
@@ -29,34 +25,18 @@ fn a_second_agent_is_refused_and_the_first_unharmed() {
     let agent = Agent::start(&scene.world, &scene.config()).unwrap();
     let programs = scene.programs();
     let elsewhere = scene.world.runtime().join("second");
-    let other_pins = scene
-        .world
-        .pins()
-        .path()
-        .with_file_name(format!("{}-second", scene.world.name()));
+    let other_pins =
+        scene.world.pins().path().with_file_name(format!("{}-second", scene.world.name()));
 
-    let same_pins = Launch::new(&scene.world)
-        .runtime(&elsewhere)
-        .refusal()
-        .unwrap();
+    let same_pins = Launch::new(&scene.world).runtime(&elsewhere).refusal().unwrap();
     let pin_root = scene.world.pins().path().display().to_string();
     assert_refused(
         &same_pins,
-        &[
-            "another balancer-agent already manages",
-            &pin_root,
-            "--pin-root",
-        ],
+        &["another balancer-agent already manages", &pin_root, "--pin-root"],
     );
 
-    let same_runtime = Launch::new(&scene.world)
-        .pin_root(&other_pins)
-        .refusal()
-        .unwrap();
-    assert_refused(
-        &same_runtime,
-        &["another agent listens on", "admin.sock", "--runtime-dir"],
-    );
+    let same_runtime = Launch::new(&scene.world).pin_root(&other_pins).refusal().unwrap();
+    assert_refused(&same_runtime, &["another agent listens on", "admin.sock", "--runtime-dir"]);
     assert!(!other_pins.exists(), "it has touched nothing");
 
     let same_both = Launch::new(&scene.world).refusal().unwrap();
@@ -79,20 +59,14 @@ fn a_wrong_place_is_named() {
     let outside = scene.world.runtime().join("pins");
     let refusal = launch().pin_root(&outside).refusal().unwrap();
     let outside = outside.display().to_string();
-    assert_refused(
-        &refusal,
-        &[&outside, "on no BPF file system", "/sys/fs/bpf"],
-    );
+    assert_refused(&refusal, &[&outside, "on no BPF file system", "/sys/fs/bpf"]);
 
     let dotted = format!("/sys/fs/bpf/{}.d", scene.world.name());
     let refusal = launch().pin_root(&dotted).refusal().unwrap();
     assert_refused(&refusal, &[&dotted, "dot"]);
 
     let refusal = launch().cgroup("/proc").refusal().unwrap();
-    assert_refused(
-        &refusal,
-        &["`/proc` is no cgroup v2 directory", "cgroup.procs"],
-    );
+    assert_refused(&refusal, &["`/proc` is no cgroup v2 directory", "cgroup.procs"]);
 
     let missing = scene.world.cgroup().join("missing");
     let refusal = launch().cgroup(&missing).refusal().unwrap();
@@ -138,14 +112,8 @@ fn a_missing_capability_is_named() {
         ("-perfmon,-sys_admin", "CAP_PERFMON"),
     ] {
         let wrapper = ["setpriv", "--bounding-set", dropped];
-        let refusal = Launch::new(&scene.world)
-            .through(&wrapper)
-            .refusal()
-            .unwrap();
-        assert_refused(
-            &refusal,
-            &[&format!("lacks {named},"), &format!("grant {named} ")],
-        );
+        let refusal = Launch::new(&scene.world).through(&wrapper).refusal().unwrap();
+        assert_refused(&refusal, &[&format!("lacks {named},"), &format!("grant {named} ")]);
     }
     assert!(!scene.world.pins().path().exists(), "nothing was pinned");
 

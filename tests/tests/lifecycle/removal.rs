@@ -32,10 +32,7 @@ impl Foreign {
 
     fn programs(&self) -> BTreeMap<&'static str, Vec<u32>> {
         let program = |name| link_info(&self.0, name).unwrap().unwrap().program_id;
-        HOOKS
-            .iter()
-            .map(|(name, _)| (*name, vec![program(name)]))
-            .collect()
+        HOOKS.iter().map(|(name, _)| (*name, vec![program(name)])).collect()
     }
 }
 
@@ -48,10 +45,7 @@ impl Drop for Foreign {
 /// All programs of the world's cgroup.
 fn attached(scene: &Scene) -> BTreeMap<&'static str, Vec<u32>> {
     let cgroup = File::open(scene.world.cgroup()).unwrap();
-    HOOKS
-        .iter()
-        .map(|(name, hook)| (*name, sys::query_programs(&cgroup, *hook).unwrap()))
-        .collect()
+    HOOKS.iter().map(|(name, hook)| (*name, sys::query_programs(&cgroup, *hook).unwrap())).collect()
 }
 
 fn unload(scene: &Scene) -> Output {
@@ -72,20 +66,13 @@ fn unload_removes_everything_of_ours_and_nothing_of_others() {
     let foreign = Foreign::attach(&scene);
     assert_eq!(attached(&scene), foreign.programs());
     let agent = Agent::start(&scene.world, &scene.config()).unwrap();
-    assert!(
-        attached(&scene)
-            .values()
-            .all(|programs| programs.len() == 2)
-    );
+    assert!(attached(&scene).values().all(|programs| programs.len() == 2));
 
     // Not under a running agent, which would attach them again.
     let refused = unload(&scene);
     assert_eq!(refused.status.code(), Some(2));
     let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(
-        stderr.contains("already manages") && stderr.contains("stop it first"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("already manages") && stderr.contains("stop it first"), "{stderr}");
     let pod = scene.pod("pod");
     scene.assert_balanced(&pod);
     let open = pod.dial(FRONTEND.parse().unwrap()).unwrap();
@@ -95,32 +82,18 @@ fn unload_removes_everything_of_ours_and_nothing_of_others() {
     let strange = scene.world.pins().path().join("strange");
     fs::create_dir(&strange).unwrap();
     let done = unload(&scene);
-    assert_eq!(
-        done.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     assert_eq!(attached(&scene), foreign.programs());
     assert!(strange.exists());
     fs::remove_dir(&strange).unwrap();
 
     let done = unload(&scene);
-    assert_eq!(
-        done.status.code(),
-        Some(0),
-        "{}",
-        String::from_utf8_lossy(&done.stderr)
-    );
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(!scene.world.pins().path().exists());
     // Connections go where the application asks, and live ones live on.
     let plain = pod.dial(FRONTEND.parse().unwrap()).unwrap();
     assert_eq!((plain.errno, plain.reached), (libc::ENETUNREACH, None));
     pod.close(open.handle, false).unwrap();
     let done = unload(&scene);
-    assert_eq!(
-        done.status.code(),
-        Some(0),
-        "a second unload has nothing to do"
-    );
+    assert_eq!(done.status.code(), Some(0), "a second unload has nothing to do");
 }

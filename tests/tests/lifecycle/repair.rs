@@ -20,9 +20,7 @@ fn hooks_that_somebody_removed_are_attached_again() {
     }
     // The agent looks after its hooks every 30 seconds, and at once on SIGHUP.
     agent.signal(Signal::SIGHUP).unwrap();
-    let status = agent
-        .until(|status| status.datapath.hooks_repaired > 0)
-        .unwrap();
+    let status = agent.until(|status| status.datapath.hooks_repaired > 0).unwrap();
     assert_eq!(status.datapath.hooks_repaired, 2);
     assert_eq!(status.complaints(), Vec::<String>::new());
     assert_eq!(scene.programs().len(), HOOKS.len());
@@ -44,10 +42,7 @@ fn a_failed_self_test_is_told_with_cause_and_hint_until_it_passes() {
     let hint = status.self_test.hint.clone().unwrap();
     assert!(hint.contains("loopback"), "{:?}", status.self_test);
     let complaints = status.complaints();
-    assert!(
-        complaints[0].starts_with("the self-test failed: "),
-        "{complaints:?}"
-    );
+    assert!(complaints[0].starts_with("the self-test failed: "), "{complaints:?}");
     assert!(complaints[0].contains("hint: "), "{complaints:?}");
 
     run("ip", &["link", "set", "lo", "up"]).unwrap();

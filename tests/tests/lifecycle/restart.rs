@@ -23,10 +23,7 @@ fn survives(purpose: &str, end: fn(Agent<'_>) -> anyhow::Result<()>) {
     let to = FRONTEND.parse().unwrap();
     let open: Vec<_> = (0..8).map(|_| pod.dial(to).unwrap()).collect();
     let (programs, backends) = (scene.programs(), scene.kernel_backends());
-    assert!(
-        backends.values().all(|(_, active)| *active == 2),
-        "{backends:?}"
-    );
+    assert!(backends.values().all(|(_, active)| *active == 2), "{backends:?}");
 
     end(agent).unwrap();
     assert_eq!(scene.programs(), programs, "nothing is detached");
@@ -50,20 +47,11 @@ fn survives(purpose: &str, end: fn(Agent<'_>) -> anyhow::Result<()>) {
     assert_eq!(status.complaints(), Vec::<String>::new());
     assert_ne!(status.pid, first);
     let replaced = scene.programs();
-    assert!(
-        programs.iter().all(|(name, id)| replaced[name] != *id),
-        "{programs:?} {replaced:?}"
-    );
-    assert_eq!(
-        link_inodes(&scene),
-        links,
-        "links stay, their programs change"
-    );
+    assert!(programs.iter().all(|(name, id)| replaced[name] != *id), "{programs:?} {replaced:?}");
+    assert_eq!(link_inodes(&scene), links, "links stay, their programs change");
     assert_eq!(scene.counts(), (7, 7));
     let ids = |of: &std::collections::BTreeMap<_, (u32, u64)>| -> Vec<_> {
-        of.iter()
-            .map(|(address, (id, _))| (*address, *id))
-            .collect()
+        of.iter().map(|(address, (id, _))| (*address, *id)).collect()
     };
     assert_eq!(ids(&scene.kernel_backends()), ids(&backends), "ids stay");
 
@@ -116,9 +104,5 @@ fn what_changed_in_the_file_meanwhile_is_reconciled() {
     assert_eq!(reach(&pod, 12), kept.iter().copied().collect());
     let after = scene.kernel_backends();
     assert_eq!(after.len(), 3);
-    assert!(
-        after
-            .iter()
-            .all(|(address, (id, _))| before[address].0 == *id)
-    );
+    assert!(after.iter().all(|(address, (id, _))| before[address].0 == *id));
 }

@@ -46,9 +46,7 @@ impl Scene {
     pub(crate) fn new(purpose: &str, backends: usize) -> Self {
         let world = World::new(purpose).unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let backends = (0..backends)
-            .map(|_| Backend::start(any).unwrap())
-            .collect();
+        let backends = (0..backends).map(|_| Backend::start(any).unwrap()).collect();
         Self { backends, world }
     }
 
@@ -157,11 +155,7 @@ impl Weather {
             let stop = Arc::clone(&stop);
             move || storm(&pod, &stop, &sender)
         });
-        let weather = Self {
-            stop,
-            bursts,
-            thread: Some(thread),
-        };
+        let weather = Self { stop, bursts, thread: Some(thread) };
         weather.goes_on();
         weather
     }
@@ -199,11 +193,8 @@ fn storm(
 ) -> anyhow::Result<BTreeMap<SocketAddr, u64>> {
     let mut reached = BTreeMap::new();
     while !stop.load(Ordering::SeqCst) {
-        let stormed = pod.storm(Storm {
-            to: vec![FRONTEND.parse()?],
-            threads: 2,
-            connects: BURST,
-        })?;
+        let stormed =
+            pod.storm(Storm { to: vec![FRONTEND.parse()?], threads: 2, connects: BURST })?;
         for connect in &stormed.connects {
             let Outcome::Server(index) = connect.outcome else {
                 let total: u64 = reached.values().sum();

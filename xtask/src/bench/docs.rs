@@ -45,10 +45,7 @@ fn machine() -> Result<String> {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
         .map_or("a processor that does not name itself", |(_, model)| model);
-    let number = cpus
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
+    let number = cpus.lines().filter(|line| line.starts_with("processor")).count();
     Ok(format!(
         "Measured on {}, Linux {}, {number} CPUs of {model}; load average when it ended: {}.",
         date.trim(),
@@ -88,24 +85,12 @@ mod tests {
             begin("connect")
         );
         let rows = [["figure", "median"], ["p50", "1.010x"]];
-        let rows: Vec<Vec<String>> = rows
-            .iter()
-            .map(|row| row.map(String::from).into())
-            .collect();
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| row.map(String::from).into()).collect();
         let table = markdown(&rows, "Measured now.");
         let new = replace(&text, &begin("connect"), &table).expect("both markers are there");
-        assert!(
-            new.contains("| p50 | 1.010x |") && new.contains("| --- | --- |"),
-            "{new}"
-        );
-        assert!(
-            new.contains("old rpc") && !new.contains("old connect"),
-            "{new}"
-        );
-        assert!(
-            new.ends_with(&format!("Measured now.\n{END}\nend\n")),
-            "{new}"
-        );
+        assert!(new.contains("| p50 | 1.010x |") && new.contains("| --- | --- |"), "{new}");
+        assert!(new.contains("old rpc") && !new.contains("old connect"), "{new}");
+        assert!(new.ends_with(&format!("Measured now.\n{END}\nend\n")), "{new}");
         assert_eq!(replace("no markers", "x", "y"), None);
     }
 }

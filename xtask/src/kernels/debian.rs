@@ -21,12 +21,7 @@ pub(super) fn sources(directory: &Path) -> Vec<Source> {
     let parts = directory.join("sources.list.d");
     let mut files: Vec<_> = parts
         .read_dir()
-        .map(|entries| {
-            entries
-                .filter_map(Result::ok)
-                .map(|entry| entry.path())
-                .collect()
-        })
+        .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
         .unwrap_or_default();
     files.sort();
     files.insert(0, directory.join("sources.list"));
@@ -47,9 +42,7 @@ pub(super) fn sources(directory: &Path) -> Vec<Source> {
 ///
 /// Security suites live in an archive of their own; all others beside the system's own suite.
 pub(super) fn line_for(suite: &str, sources: &[Source]) -> Result<String> {
-    let releases = [
-        "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "testing",
-    ];
+    let releases = ["bullseye", "bookworm", "trixie", "forky", "duke", "sid", "stable", "testing"];
     let fits = |source: &&Source| {
         source.suites.iter().any(|own| {
             let is_security = own.ends_with("-security");
@@ -70,8 +63,7 @@ pub(super) fn line_for(suite: &str, sources: &[Source]) -> Result<String> {
 /// A paragraph of the deb822 form.
 fn parse_paragraph(text: &str) -> Option<Source> {
     let value = |key: &str| {
-        text.lines()
-            .find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim()))
+        text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim()))
     };
     if !value("Types")?.split_whitespace().any(|kind| kind == "deb")
         || value("Enabled") == Some("no")
@@ -80,14 +72,9 @@ fn parse_paragraph(text: &str) -> Option<Source> {
     }
     Some(Source {
         uri: value("URIs")?.split_whitespace().next()?.to_owned(),
-        suites: value("Suites")?
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect(),
+        suites: value("Suites")?.split_whitespace().map(str::to_owned).collect(),
         // A key may also be written out over many lines; only a file's name fits on one.
-        signed_by: value("Signed-By")
-            .filter(|path| path.starts_with('/'))
-            .map(str::to_owned),
+        signed_by: value("Signed-By").filter(|path| path.starts_with('/')).map(str::to_owned),
     })
 }
 
@@ -105,11 +92,7 @@ fn parse_line(line: &str) -> Option<Source> {
     }
     let mut words = rest.split_whitespace();
     let uri = words.next()?.to_owned();
-    Some(Source {
-        uri,
-        suites: vec![words.next()?.to_owned()],
-        signed_by,
-    })
+    Some(Source { uri, suites: vec![words.next()?.to_owned()], signed_by })
 }
 
 #[cfg(test)]
@@ -136,10 +119,7 @@ mod tests {
                 "trixie-backports",
                 "deb [signed-by=/keys.gpg] http://deb.example/debian trixie-backports main\n",
             ),
-            (
-                "bullseye-security",
-                "deb http://deb.example/security bullseye-security main\n",
-            ),
+            ("bullseye-security", "deb http://deb.example/security bullseye-security main\n"),
         ];
         for (suite, expected) in cases {
             assert_eq!(line_for(suite, &system()).expect("an archive"), expected);

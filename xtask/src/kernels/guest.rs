@@ -68,33 +68,15 @@ impl Guest<'_> {
         let stdout = child.stdout.take().context("the console is piped")?;
         let console = self.follow(stdout, &mut log, started);
         // Only needed if the time is up; otherwise QEMU has closed its console and is ending.
-        end(
-            &mut child,
-            console.as_ref().is_ok_and(|console| !console.timed_out),
-        )?;
+        end(&mut child, console.as_ref().is_ok_and(|console| !console.timed_out))?;
         console
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args([
-                "-M",
-                "q35,usb=off",
-                "-accel",
-                "tcg,tb-size=256",
-                "-cpu",
-                "max",
-            ])
-            .args([
-                "-m",
-                "1024",
-                "-smp",
-                "1",
-                "-nodefaults",
-                "-no-user-config",
-                "-no-reboot",
-            ])
+            .args(["-M", "q35,usb=off", "-accel", "tcg,tb-size=256", "-cpu", "max"])
+            .args(["-m", "1024", "-smp", "1", "-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio"])
             .args(["-append", "console=ttyS0 panic=-1 quiet"])
             .arg("-kernel")
@@ -166,11 +148,7 @@ pub(super) fn last_lines(log: &Path, count: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let shown = &lines[lines.len().saturating_sub(count)..];
-    shown
-        .iter()
-        .map(|line| format!("  | {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    shown.iter().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -198,10 +176,7 @@ mod tests {
 
     #[test]
     fn a_result_that_cannot_be_read_says_why() {
-        let error = read("RESULT {\"loads\":1}")
-            .result
-            .expect("a result")
-            .expect_err("not valid");
+        let error = read("RESULT {\"loads\":1}").result.expect("a result").expect_err("not valid");
         assert!(error.contains("loads"), "{error}");
         assert_eq!(read("Kernel panic").result, None);
     }

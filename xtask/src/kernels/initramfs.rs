@@ -48,8 +48,7 @@ pub(super) fn write(path: &Path, program: &Path) -> Result<()> {
     archive.add("bin/program", EXECUTABLE, (0, 0), &program);
     archive.add("init", EXECUTABLE, (0, 0), INIT.as_bytes());
     let mut file = fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
-    file.write_all(&archive.finish())
-        .with_context(|| format!("write {}", path.display()))
+    file.write_all(&archive.finish()).with_context(|| format!("write {}", path.display()))
 }
 
 fn static_program(path: &Path) -> Result<Vec<u8>> {
@@ -60,10 +59,7 @@ fn static_program(path: &Path) -> Result<Vec<u8>> {
     // The program header PT_INTERP names the dynamic loader; its path is in the first page.
     let head = &bytes[..bytes.len().min(4096)];
     if head.windows(8).any(|window| window == b"/ld-linu") {
-        bail!(
-            "{} needs shared libraries, which the guests do not have",
-            path.display()
-        );
+        bail!("{} needs shared libraries, which the guests do not have", path.display());
     }
     Ok(bytes)
 }
@@ -83,25 +79,10 @@ impl Archive {
         let name_size = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
         // magic, ino, mode, uid, gid, nlink, mtime, filesize, major, minor, rmajor, rminor,
         // namesize, check
-        let fields = [
-            self.entries,
-            mode,
-            0,
-            0,
-            1,
-            0,
-            size,
-            0,
-            0,
-            device.0,
-            device.1,
-            name_size,
-            0,
-        ];
+        let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08X}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -130,18 +111,10 @@ mod tests {
         archive.add("a", EXECUTABLE, (0, 0), b"hello");
         let bytes = archive.finish();
         assert_eq!(&bytes[..6], b"070701");
-        assert_eq!(
-            &bytes[6 + 6 * 8..6 + 7 * 8],
-            b"00000005",
-            "the size of the content"
-        );
+        assert_eq!(&bytes[6 + 6 * 8..6 + 7 * 8], b"00000005", "the size of the content");
         // 110 bytes of head and 2 of name are padded to 112.
         assert_eq!(&bytes[112..117], b"hello");
-        assert_eq!(
-            &bytes[120..126],
-            b"070701",
-            "the next entry is aligned to 4"
-        );
+        assert_eq!(&bytes[120..126], b"070701", "the next entry is aligned to 4");
         assert!(bytes.len() % 4 == 0);
     }
 

@@ -35,10 +35,7 @@ pub(super) fn image(kernel: &Kernel, cache: &Path, refresh: bool) -> Result<Imag
         (Ok(()), _) => newest_image(&directory, kernel)
             .with_context(|| format!("the package of kernel {} holds no vmlinuz", kernel.name)),
         (Err(error), Some(image)) => {
-            process::say(format!(
-                "using the kept kernel {}: {error:#}",
-                image.version
-            ));
+            process::say(format!("using the kept kernel {}: {error:#}", image.version));
             Ok(image)
         }
         (Err(error), None) => Err(error),
@@ -52,10 +49,7 @@ fn newest_image(directory: &Path, kernel: &Kernel) -> Option<Image> {
             let name = entry.file_name().into_string().ok()?;
             let version = name.strip_prefix("vmlinuz-")?.to_owned();
             let fits = version.starts_with(kernel.version_prefix);
-            fits.then(|| Image {
-                path: entry.path(),
-                version,
-            })
+            fits.then(|| Image { path: entry.path(), version })
         })
         .max_by_key(|image| version_key(&image.version))
 }
@@ -116,10 +110,7 @@ impl Apt {
         process::output(self.command("apt-get").args(["-q", "update"]))?;
         let names = process::output(self.command("apt-cache").args(["pkgnames", "linux-"]))?;
         let package = newest_package(&names, kernel.version_prefix).with_context(|| {
-            format!(
-                "it has no cloud kernel whose version starts with {}",
-                kernel.version_prefix
-            )
+            format!("it has no cloud kernel whose version starts with {}", kernel.version_prefix)
         })?;
         process::say(format!("kernel {}: fetching {package}", kernel.name));
         let archives = self.state.join("archives");
@@ -127,13 +118,10 @@ impl Apt {
         fs::remove_dir_all(&archives).context("remove the packages kept before")?;
         fs::create_dir_all(&archives).context("make room for the package")?;
         process::output(
-            self.command("apt-get")
-                .current_dir(&archives)
-                .args(["-q", "download", package]),
+            self.command("apt-get").current_dir(&archives).args(["-q", "download", package]),
         )?;
         let deb = find_file(&archives, |name| {
-            name.strip_prefix(package)
-                .is_some_and(|rest| rest.starts_with('_'))
+            name.strip_prefix(package).is_some_and(|rest| rest.starts_with('_'))
         })?;
         let unpacked = self.state.join("unpacked");
         process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked))?;
@@ -148,9 +136,8 @@ impl Apt {
 /// package `usr/lib/modules/VERSION/vmlinuz`.
 fn keep_image(unpacked: &Path, kernel: &Kernel, directory: &Path) -> Result<()> {
     let fits = |version: &str| version.starts_with(kernel.version_prefix);
-    let in_boot = find_file(&unpacked.join("boot"), |name| {
-        name.strip_prefix("vmlinuz-").is_some_and(fits)
-    });
+    let in_boot =
+        find_file(&unpacked.join("boot"), |name| name.strip_prefix("vmlinuz-").is_some_and(fits));
     let image = in_boot.or_else(|_| {
         let modules = find_file(&unpacked.join("usr/lib/modules"), fits)?;
         anyhow::Ok(modules.join("vmlinuz"))
@@ -166,19 +153,12 @@ fn keep_image(unpacked: &Path, kernel: &Kernel, directory: &Path) -> Result<()> 
 }
 
 fn find_file(directory: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
-    let entries = directory
-        .read_dir()
-        .with_context(|| format!("read {}", directory.display()))?;
+    let entries = directory.read_dir().with_context(|| format!("read {}", directory.display()))?;
     entries
         .filter_map(Result::ok)
         .find(|entry| entry.file_name().to_str().is_some_and(&wanted))
         .map(|entry| entry.path())
-        .with_context(|| {
-            format!(
-                "{} lacks the file that was to be there",
-                directory.display()
-            )
-        })
+        .with_context(|| format!("{} lacks the file that was to be there", directory.display()))
 }
 
 /// The package with the newest cloud kernel whose version starts with `prefix`.
@@ -193,19 +173,12 @@ fn newest_package<'names>(names: &'names str, prefix: &str) -> Option<&'names st
         let complete = version.starts_with(prefix) && !version.contains("rc");
         complete.then(|| (version_key(version), of_binary.is_some()))
     };
-    names
-        .lines()
-        .filter_map(|name| Some((version(name)?, name)))
-        .max()
-        .map(|(_, name)| name)
+    names.lines().filter_map(|name| Some((version(name)?, name))).max().map(|(_, name)| name)
 }
 
 /// The numbers in a version: enough to order versions of one kind.
 fn version_key(version: &str) -> Vec<u64> {
-    version
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|digits| digits.parse().ok())
-        .collect()
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -218,10 +191,7 @@ mod tests {
             linux-image-6.1.0-37-cloud-amd64-dbg\nlinux-image-6.1.0-38-amd64\n\
             linux-image-6.12.1-cloud-amd64\nlinux-headers-6.1.0-40-cloud-amd64\n\
             linux-image-cloud-amd64\n";
-        assert_eq!(
-            newest_package(names, "6.1."),
-            Some("linux-image-6.1.0-37-cloud-amd64")
-        );
+        assert_eq!(newest_package(names, "6.1."), Some("linux-image-6.1.0-37-cloud-amd64"));
         assert_eq!(newest_package(names, "5.10."), None);
     }
 
@@ -229,9 +199,6 @@ mod tests {
     fn the_package_with_the_image_wins_over_the_metapackage() {
         let names = "linux-image-7.0.4+deb14-cloud-amd64\nlinux-binary-7.0.4+deb14-cloud-amd64\n\
             linux-binary-7.1~rc2-cloud-amd64\n";
-        assert_eq!(
-            newest_package(names, "7."),
-            Some("linux-binary-7.0.4+deb14-cloud-amd64")
-        );
+        assert_eq!(newest_package(names, "7."), Some("linux-binary-7.0.4+deb14-cloud-amd64"));
     }
 }

@@ -43,14 +43,7 @@ impl Row {
     pub(super) fn skipped(kernel: Kernel, reason: String) -> Self {
         let verdict = Verdict::Skipped(reason);
         let (version, elapsed) = (String::new(), Duration::ZERO);
-        Self {
-            kernel,
-            verdict,
-            version,
-            booted: false,
-            smoke: None,
-            elapsed,
-        }
+        Self { kernel, verdict, version, booted: false, smoke: None, elapsed }
     }
 
     /// A kernel that was started.
@@ -59,28 +52,14 @@ impl Row {
             Ok(console) => (judge(&console), console),
             Err(error) => (Verdict::Failed(format!("{error:#}")), Console::default()),
         };
-        let Console {
-            booted,
-            result,
-            elapsed,
-            ..
-        } = console;
-        Self {
-            kernel,
-            verdict,
-            version,
-            booted,
-            smoke: result.and_then(Result::ok),
-            elapsed,
-        }
+        let Console { booted, result, elapsed, .. } = console;
+        Self { kernel, verdict, version, booted, smoke: result.and_then(Result::ok), elapsed }
     }
 
     fn cells(&self) -> [String; 8] {
         let yes = |value: bool| if value { "yes" } else { "**no**" }.to_owned();
         let of = |part: fn(&Smoke) -> bool| {
-            self.smoke
-                .as_ref()
-                .map_or_else(|| "-".into(), |smoke| yes(part(smoke)))
+            self.smoke.as_ref().map_or_else(|| "-".into(), |smoke| yes(part(smoke)))
         };
         let degraded = match (&self.verdict, &self.smoke) {
             (Verdict::Skipped(reason), _) => format!("skipped: {reason}"),
@@ -90,11 +69,7 @@ impl Row {
             }
             (Verdict::Passed, _) => "nothing".into(),
         };
-        let version = if self.version.is_empty() {
-            self.kernel.name
-        } else {
-            &self.version
-        };
+        let version = if self.version.is_empty() { self.kernel.name } else { &self.version };
         [
             version.into(),
             self.kernel.stands_for.into(),
@@ -119,26 +94,13 @@ fn judge(console: &Console) -> Verdict {
         (Some(Ok(smoke)), code) => match (smoke.loads && smoke.attaches && smoke.balanced, code) {
             (true, Some(0)) => Verdict::Passed,
             (true, code) => fail(format!("ended badly after its result (exit code {code:?})")),
-            (false, _) => fail(
-                smoke
-                    .error
-                    .clone()
-                    .unwrap_or_else(|| "smoke test failed".into()),
-            ),
+            (false, _) => fail(smoke.error.clone().unwrap_or_else(|| "smoke test failed".into())),
         },
     }
 }
 
-const HEADER: [&str; 8] = [
-    "kernel",
-    "stands for",
-    "boots",
-    "loads",
-    "attaches",
-    "balanced",
-    "degraded",
-    "seconds",
-];
+const HEADER: [&str; 8] =
+    ["kernel", "stands for", "boots", "loads", "attaches", "balanced", "degraded", "seconds"];
 
 /// The table for a terminal.
 pub(super) fn table(rows: &[Row]) -> String {
@@ -178,15 +140,9 @@ fn markdown(rows: &[Row], date: &str) -> String {
     let mut text = line(&HEADER.map(String::from));
     text += &line(&HEADER.map(|_| "---".into()));
     for row in rows {
-        text += &line(
-            &row.cells()
-                .map(|cell| cell.replace('|', "\\|").replace('\n', " ")),
-        );
+        text += &line(&row.cells().map(|cell| cell.replace('|', "\\|").replace('\n', " ")));
     }
-    let _ = writeln!(
-        text,
-        "\nMeasured on {date}, in QEMU's emulator on one virtual CPU."
-    );
+    let _ = writeln!(text, "\nMeasured on {date}, in QEMU's emulator on one virtual CPU.");
     text
 }
 
@@ -195,33 +151,16 @@ mod tests {
     use super::*;
 
     fn console(balanced: bool, exit_code: i32) -> Console {
-        let smoke = Smoke {
-            loads: true,
-            attaches: true,
-            balanced,
-            degraded: vec![],
-            error: None,
-        };
+        let smoke = Smoke { loads: true, attaches: true, balanced, degraded: vec![], error: None };
         let (result, exit_code) = (Some(Ok(smoke)), Some(exit_code));
-        Console {
-            booted: true,
-            result,
-            exit_code,
-            ..Console::default()
-        }
+        Console { booted: true, result, exit_code, ..Console::default() }
     }
 
     #[test]
     fn only_a_whole_success_passes() {
         assert_eq!(judge(&console(true, 0)), Verdict::Passed);
-        let silent = Console {
-            booted: true,
-            ..Console::default()
-        };
-        let slow = Console {
-            timed_out: true,
-            ..Console::default()
-        };
+        let silent = Console { booted: true, ..Console::default() };
+        let slow = Console { timed_out: true, ..Console::default() };
         for failed in [console(false, 0), console(true, 1), silent, slow] {
             assert!(matches!(judge(&failed), Verdict::Failed(_)), "{failed:?}");
         }
@@ -230,23 +169,13 @@ mod tests {
     #[test]
     fn the_table_in_a_document_is_replaced_and_the_rest_kept() {
         let text = format!("# Title\n{BEGIN}\nold\n{END}\nrest\n");
-        let rows = [Row::new(
-            super::super::MATRIX[0],
-            "5.10.0-30".into(),
-            Ok(console(true, 0)),
-        )];
+        let rows = [Row::new(super::super::MATRIX[0], "5.10.0-30".into(), Ok(console(true, 0)))];
         let new = replace(&text, &markdown(&rows, "2026-01-02")).expect("both markers are there");
-        assert!(
-            new.starts_with("# Title\n") && new.ends_with("\nrest\n"),
-            "{new}"
-        );
+        assert!(new.starts_with("# Title\n") && new.ends_with("\nrest\n"), "{new}");
         assert!(
             new.contains("| 5.10.0-30 |") && new.contains("2026-01-02") && !new.contains("old")
         );
-        assert_eq!(
-            replace(&new, "x\n").map(|text| text.contains("5.10.0-30")),
-            Some(false)
-        );
+        assert_eq!(replace(&new, "x\n").map(|text| text.contains("5.10.0-30")), Some(false));
         assert_eq!(replace("no markers", "x"), None);
     }
 }

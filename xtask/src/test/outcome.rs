@@ -21,8 +21,7 @@ impl Outcome {
         if let Some(at) = line.find("SKIP ") {
             // The name of the running test may stand before it on the same line.
             if at == 0 || line.starts_with("test ") {
-                self.skips
-                    .push(line[at + "SKIP ".len()..].trim().to_owned());
+                self.skips.push(line[at + "SKIP ".len()..].trim().to_owned());
             }
         }
         if let Some(counts) = line.strip_prefix("test result: ") {
@@ -30,9 +29,8 @@ impl Outcome {
             self.failed += count(counts, "failed");
             self.ignored += count(counts, "ignored");
             self.filtered_out += count(counts, "filtered out");
-        } else if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.strip_suffix("... FAILED"))
+        } else if let Some(name) =
+            line.strip_prefix("test ").and_then(|rest| rest.strip_suffix("... FAILED"))
         {
             self.failures.push(name.trim().to_owned());
         }
@@ -42,8 +40,7 @@ impl Outcome {
     pub(super) fn finish(&mut self, status: ExitStatus) {
         if !status.success() && self.failed == 0 {
             self.failed = 1;
-            self.failures
-                .push(format!("the test program itself: {status}"));
+            self.failures.push(format!("the test program itself: {status}"));
         }
     }
 }
@@ -71,12 +68,8 @@ impl Summary {
         self.total.ignored += outcome.ignored;
         self.total.filtered_out += outcome.filtered_out;
         let within = |name: String| format!("{program}: {name}");
-        self.total
-            .failures
-            .extend(outcome.failures.into_iter().map(within));
-        self.total
-            .skips
-            .extend(outcome.skips.into_iter().map(within));
+        self.total.failures.extend(outcome.failures.into_iter().map(within));
+        self.total.skips.extend(outcome.skips.into_iter().map(within));
     }
 
     /// Whether anything failed.
@@ -86,14 +79,7 @@ impl Summary {
 
     /// The closing lines, the last one as libtest's own.
     pub(super) fn render(&self, elapsed: Duration) -> String {
-        let Outcome {
-            passed,
-            failed,
-            ignored,
-            filtered_out,
-            failures,
-            skips,
-        } = &self.total;
+        let Outcome { passed, failed, ignored, filtered_out, failures, skips } = &self.total;
         let mut text = String::new();
         for skip in skips {
             let _ = writeln!(text, "skipped: {skip}");
@@ -101,12 +87,7 @@ impl Summary {
         for failure in failures {
             let _ = writeln!(text, "failed:  {failure}");
         }
-        let _ = writeln!(
-            text,
-            "{} test programs, {} skips",
-            self.programs,
-            skips.len()
-        );
+        let _ = writeln!(text, "{} test programs, {} skips", self.programs, skips.len());
         let _ = write!(
             text,
             "test result: {}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; \
@@ -147,19 +128,13 @@ mod tests {
         let read = outcome("running 3 tests\n", 134);
         assert_eq!(read.failed, 1);
         assert!(read.failures[0].contains("the test program itself"));
-        assert_eq!(
-            outcome("test result: ok. 1 passed; 0 failed\n", 0).failed,
-            0
-        );
+        assert_eq!(outcome("test result: ok. 1 passed; 0 failed\n", 0).failed, 0);
     }
 
     #[test]
     fn the_summary_ends_like_libtest() {
         let mut summary = Summary::default();
-        summary.add(
-            "x/y",
-            outcome("SKIP d: reason\ntest result: ok. 2 passed; 0 failed\n", 0),
-        );
+        summary.add("x/y", outcome("SKIP d: reason\ntest result: ok. 2 passed; 0 failed\n", 0));
         summary.add("x/z", outcome("test result: ok. 3 passed; 0 failed\n", 0));
         let text = summary.render(Duration::from_millis(1500));
         assert!(!summary.failed());

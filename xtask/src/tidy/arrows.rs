@@ -63,15 +63,7 @@ const ARROWS: [Arrow; 3] = [
 /// The only crates that a crate may depend on.
 const DEPENDENCIES: [(&str, &[&str]); 2] = [
     ("balancer-common", &["bytemuck"]),
-    (
-        "balancer-ebpf",
-        &[
-            "balancer-common",
-            "aya-ebpf",
-            "aya-ebpf-bindings",
-            "aya-log-ebpf",
-        ],
-    ),
+    ("balancer-ebpf", &["balancer-common", "aya-ebpf", "aya-ebpf-bindings", "aya-log-ebpf"]),
 ];
 
 /// Checks one file.
@@ -86,18 +78,11 @@ pub(super) fn check(source: &Source) -> Vec<Violation> {
     let Some(arrow) = ARROWS.iter().find(belongs) else {
         return Vec::new();
     };
-    let mut paths = Paths {
-        module: module_of(&source.path),
-        found: Vec::new(),
-    };
+    let mut paths = Paths { module: module_of(&source.path), found: Vec::new() };
     paths.visit_file(syntax);
     let mut violations: Vec<Violation> = Vec::new();
     for (path, line) in paths.found {
-        if arrow
-            .forbidden
-            .iter()
-            .any(|forbidden| starts_with(&path, forbidden))
-        {
+        if arrow.forbidden.iter().any(|forbidden| starts_with(&path, forbidden)) {
             let rule = format!("`{}` is used in {}", path.join("::"), arrow.module);
             violations.push(Violation::new(&source.path, line, rule, arrow.why));
         }
@@ -125,25 +110,14 @@ pub(super) fn check_dependencies(found: &[(String, String)]) -> Vec<Violation> {
 /// The dependencies of the workspace's crates, those for tests and build scripts aside.
 pub(super) fn dependencies() -> Vec<(String, String)> {
     let mut cargo = workspace::cargo();
-    cargo.args([
-        "metadata",
-        "--no-deps",
-        "--offline",
-        "--format-version",
-        "1",
-    ]);
+    cargo.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
     let text = process::output(&mut cargo).expect("cargo describes the workspace");
     let metadata: Value = serde_json::from_str(&text).expect("cargo prints JSON");
     let packages = metadata["packages"].as_array().expect("there are packages");
     let mut found = Vec::new();
     for package in packages {
-        let dependencies = package["dependencies"]
-            .as_array()
-            .expect("a list, if an empty one");
-        for dependency in dependencies
-            .iter()
-            .filter(|dependency| dependency["kind"].is_null())
-        {
+        let dependencies = package["dependencies"].as_array().expect("a list, if an empty one");
+        for dependency in dependencies.iter().filter(|dependency| dependency["kind"].is_null()) {
             let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
             found.push((name(package), name(dependency)));
         }
@@ -155,25 +129,17 @@ pub(super) fn dependencies() -> Vec<(String, String)> {
 fn module_of(path: &str) -> Vec<String> {
     let inside = path.split_once("/src/").map_or(path, |(_, inside)| inside);
     let inside = inside.strip_suffix(".rs").unwrap_or(inside);
-    let parts = inside
-        .split('/')
-        .filter(|part| !["lib", "main"].contains(part));
-    std::iter::once("crate")
-        .chain(parts)
-        .map(str::to_owned)
-        .collect()
+    let parts = inside.split('/').filter(|part| !["lib", "main"].contains(part));
+    std::iter::once("crate").chain(parts).map(str::to_owned).collect()
 }
 
 fn starts_with(path: &[String], forbidden: &str) -> bool {
     let parts: Vec<&str> = forbidden.split("::").collect();
     path.len() >= parts.len()
-        && parts
-            .iter()
-            .zip(path)
-            .all(|(part, segment)| match part.strip_suffix('*') {
-                Some(start) => segment.starts_with(start),
-                None => segment == part,
-            })
+        && parts.iter().zip(path).all(|(part, segment)| match part.strip_suffix('*') {
+            Some(start) => segment.starts_with(start),
+            None => segment == part,
+        })
 }
 
 /// Collects every path of a file, those in `use` spread out.
@@ -222,11 +188,8 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_path(&mut self, path: &'ast Path) {
-        let segments: Vec<String> = path
-            .segments
-            .iter()
-            .map(|segment| segment.ident.to_string())
-            .collect();
+        let segments: Vec<String> =
+            path.segments.iter().map(|segment| segment.ident.to_string()).collect();
         // A path of one part names something of this file, or something that `use` has named.
         if let (true, Some(first)) = (segments.len() > 1, path.segments.first()) {
             self.add(&segments, first.ident.span());

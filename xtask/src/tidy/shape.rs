@@ -12,9 +12,8 @@ const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 70;
 
 /// Names that say nothing about what is inside.
-const EMPTY_NAMES: [&str; 9] = [
-    "util", "utils", "helper", "helpers", "misc", "manager", "common", "shared", "stuff",
-];
+const EMPTY_NAMES: [&str; 9] =
+    ["util", "utils", "helper", "helpers", "misc", "manager", "common", "shared", "stuff"];
 
 /// Folders that cargo gives a meaning, and so need no module file.
 const CARGO_FOLDERS: [&str; 5] = ["src", "bin", "tests", "benches", "examples"];
@@ -29,11 +28,7 @@ pub(super) fn check(source: &Source) -> Vec<Violation> {
         found.push(Violation::new(&source.path, line, rule, fix));
     };
     if !source.text.starts_with("//! ") {
-        report(
-            1,
-            "the first line is no `//!`".into(),
-            "say in one sentence what the file is",
-        );
+        report(1, "the first line is no `//!`".into(), "say in one sentence what the file is");
     }
     let lines = source.text.lines().count();
     if lines > FILE_LINES_MAX {
@@ -41,27 +36,12 @@ pub(super) fn check(source: &Source) -> Vec<Violation> {
         report(FILE_LINES_MAX + 1, rule, "split it at its second subject");
     }
     if source.stem() == "mod" {
-        report(
-            1,
-            "mod.rs is not used".into(),
-            "name it after its folder, beside that",
-        );
+        report(1, "mod.rs is not used".into(), "name it after its folder, beside that");
     }
-    if let Some(name) = source
-        .path
-        .split(['/', '.'])
-        .find(|part| EMPTY_NAMES.contains(part))
-    {
-        report(
-            1,
-            format!("`{name}` says nothing"),
-            "name it after the noun that it defines",
-        );
+    if let Some(name) = source.path.split(['/', '.']).find(|part| EMPTY_NAMES.contains(part)) {
+        report(1, format!("`{name}` says nothing"), "name it after the noun that it defines");
     }
-    let mut functions = Functions {
-        path: &source.path,
-        found,
-    };
+    let mut functions = Functions { path: &source.path, found };
     functions.visit_file(syntax);
     functions.found
 }
@@ -75,24 +55,16 @@ pub(super) fn check_folders(sources: &[Source]) -> Vec<Violation> {
             continue;
         };
         let name = folder.rsplit('/').next().unwrap_or(folder);
-        let is_crate = sources
-            .iter()
-            .any(|other| other.path == format!("{folder}/Cargo.toml"));
+        let is_crate = sources.iter().any(|other| other.path == format!("{folder}/Cargo.toml"));
         if is_crate || CARGO_FOLDERS.contains(&name) {
             continue;
         }
         let expected = [format!("{folder}.rs"), format!("{folder}/main.rs")];
-        let already = found
-            .iter()
-            .any(|violation| violation.rule.contains(&format!("`{folder}/`")));
+        let already =
+            found.iter().any(|violation| violation.rule.contains(&format!("`{folder}/`")));
         if !already && !rust().any(|other| expected.contains(&other.path)) {
             let rule = format!("the folder `{folder}/` has no module file");
-            found.push(Violation::new(
-                &source.path,
-                1,
-                rule,
-                format!("add {}", expected[0]),
-            ));
+            found.push(Violation::new(&source.path, 1, rule, format!("add {}", expected[0])));
         }
     }
     found

@@ -10,35 +10,14 @@ use super::{Source, Violation};
 
 /// Where `unsafe` may stand, and why it must.
 const UNSAFE_ALLOWED: [(&str, &str); 8] = [
-    (
-        "balancer-ebpf/src/main.rs",
-        "entries get raw contexts, and the licence is a linked symbol",
-    ),
-    (
-        "balancer-ebpf/src/maps.rs",
-        "maps are statics that the kernel fills",
-    ),
-    (
-        "balancer-ebpf/src/lookup.rs",
-        "values in maps are raw pointers",
-    ),
+    ("balancer-ebpf/src/main.rs", "entries get raw contexts, and the licence is a linked symbol"),
+    ("balancer-ebpf/src/maps.rs", "maps are statics that the kernel fills"),
+    ("balancer-ebpf/src/lookup.rs", "values in maps are raw pointers"),
     ("balancer-ebpf/src/context.rs", "contexts are raw pointers"),
-    (
-        "balancer-ebpf/src/pick.rs",
-        "global functions are linked symbols",
-    ),
-    (
-        "balancer-agent/src/datapath/",
-        "bpf(2) and netlink calls that aya lacks",
-    ),
-    (
-        "balancer-agent/src/daemon/memory.rs",
-        "malloc_trim(3) is a call into the C library",
-    ),
-    (
-        "tests/src/",
-        "namespaces and sockets are made by system calls",
-    ),
+    ("balancer-ebpf/src/pick.rs", "global functions are linked symbols"),
+    ("balancer-agent/src/datapath/", "bpf(2) and netlink calls that aya lacks"),
+    ("balancer-agent/src/daemon/memory.rs", "malloc_trim(3) is a call into the C library"),
+    ("tests/src/", "namespaces and sockets are made by system calls"),
 ];
 
 /// Checks one file.
@@ -46,10 +25,7 @@ pub(super) fn check(source: &Source) -> Vec<Violation> {
     let Some(syntax) = &source.syntax else {
         return Vec::new();
     };
-    let mut attributes = Attributes {
-        path: &source.path,
-        found: Vec::new(),
-    };
+    let mut attributes = Attributes { path: &source.path, found: Vec::new() };
     attributes.visit_file(syntax);
     let mut found = attributes.found;
     if !unsafe_allowed(&source.path) {
@@ -93,10 +69,7 @@ struct Attributes<'source> {
 impl<'ast> Visit<'ast> for Attributes<'_> {
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
         let path = attribute.path();
-        let line = path
-            .segments
-            .first()
-            .map_or(1, |first| first.ident.span().start().line);
+        let line = path.segments.first().map_or(1, |first| first.ident.span().start().line);
         if path.is_ident("ignore") {
             let rule = "an ignored test proves nothing";
             let fix = "make it pass, or probe for what it needs and print SKIP with the reason";

@@ -6,14 +6,7 @@ use super::{Source, Violation};
 const UNFINISHED: [&str; 5] = ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"];
 
 /// Where a file of one machine or one person would be.
-const MACHINE_PATHS: [&str; 6] = [
-    "/root/",
-    "/home/",
-    "/Users/",
-    "/tmp/",
-    "/work/",
-    "/workspace/",
-];
+const MACHINE_PATHS: [&str; 6] = ["/root/", "/home/", "/Users/", "/tmp/", "/work/", "/workspace/"];
 
 /// Hosts that everybody can reach, each with what is below it.
 const PUBLIC_HOSTS: [&str; 25] = [
@@ -69,10 +62,7 @@ pub(super) fn check(source: &Source) -> Vec<Violation> {
             found.push(Violation::new(&source.path, index + 1, rule, fix));
         };
         if let Some(mark) = UNFINISHED.into_iter().find(|mark| has_word(line, mark)) {
-            report(
-                format!("`{mark}` marks unfinished work"),
-                "finish it, or open an issue",
-            );
+            report(format!("`{mark}` marks unfinished work"), "finish it, or open an issue");
         }
         if let Some(path) = MACHINE_PATHS.into_iter().find(|path| has_path(line, path)) {
             let fix = "find the place at run time, such as with tempfile or the environment";

@@ -56,14 +56,10 @@ fn outcome(selection: &Selection) -> String {
         Selection::Missing(missing) => {
             let what = match missing {
                 Missing::Compiler => "a rustc that compiles for BPF".into(),
-                Missing::Linker {
-                    llvm_major_min: Some(major),
-                } => {
+                Missing::Linker { llvm_major_min: Some(major) } => {
                     format!("a bpf-linker with LLVM {major} or newer")
                 }
-                Missing::Linker {
-                    llvm_major_min: None,
-                } => "a bpf-linker".into(),
+                Missing::Linker { llvm_major_min: None } => "a bpf-linker".into(),
                 Missing::Override { rustc, reason } => {
                     format!("a usable {OVERRIDE}: {}: {reason}", rustc.display())
                 }
@@ -108,30 +104,15 @@ fn compiler_row(compiler: &Compiler, verdict: &Verdict) -> [String; 6] {
         ),
     };
     let rustc = compiler.rustc.display().to_string();
-    [
-        rustc,
-        origin.into(),
-        release,
-        llvm,
-        core.into(),
-        described(verdict),
-    ]
+    [rustc, origin.into(), release, llvm, core.into(), described(verdict)]
 }
 
 fn linker_row(linker: &Linker, verdict: &Verdict) -> [String; 4] {
     let (version, llvm) = match &linker.about {
         Err(_) => ("?".into(), "?".into()),
-        Ok(about) => (
-            format!("{}.{}", about.version.0, about.version.1),
-            llvm(about.llvm_major),
-        ),
+        Ok(about) => (format!("{}.{}", about.version.0, about.version.1), llvm(about.llvm_major)),
     };
-    [
-        linker.path.display().to_string(),
-        version,
-        llvm,
-        described(verdict),
-    ]
+    [linker.path.display().to_string(), version, llvm, described(verdict)]
 }
 
 fn llvm(major: Option<u32>) -> String {

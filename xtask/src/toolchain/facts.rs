@@ -113,16 +113,9 @@ fn compilers() -> Result<Vec<Compiler>> {
     // is looked at anyway; and its answer changes with the environment.
     let in_path = process::all_in_path("rustc");
     found.extend(
-        in_path
-            .into_iter()
-            .filter(|path| !is_proxy(path))
-            .map(|path| (path, Origin::Path)),
+        in_path.into_iter().filter(|path| !is_proxy(path)).map(|path| (path, Origin::Path)),
     );
-    found.extend(
-        rustup_compilers()
-            .into_iter()
-            .map(|path| (path, Origin::Rustup)),
-    );
+    found.extend(rustup_compilers().into_iter().map(|path| (path, Origin::Rustup)));
 
     let mut seen: Vec<PathBuf> = Vec::new();
     found.retain(|(path, _)| {
@@ -137,10 +130,7 @@ fn compilers() -> Result<Vec<Compiler>> {
     let asked = thread::scope(|scope| {
         let ask = |(path, origin)| scope.spawn(move || probe::compiler(path, origin));
         let asking: Vec<_> = found.into_iter().map(ask).collect();
-        asking
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .collect::<Result<Vec<_>, _>>()
+        asking.into_iter().map(thread::ScopedJoinHandle::join).collect::<Result<Vec<_>, _>>()
     });
     asked.map_err(|_| anyhow::anyhow!("asking a rustc about itself panicked"))
 }

@@ -47,10 +47,7 @@ pub(crate) enum Step {
     /// Compile bpf-linker against the LLVM of this major version.
     CompileLinker { llvm_major: u32, tools: PathBuf },
     /// Fetch the linker's own release, which has its LLVM built in.
-    FetchLinker {
-        architecture: String,
-        tools: PathBuf,
-    },
+    FetchLinker { architecture: String, tools: PathBuf },
 }
 
 impl fmt::Display for Step {
@@ -64,10 +61,9 @@ impl fmt::Display for Step {
                 llvm_prefix(*llvm_major).display(),
                 process::shown(&compile_linker(*llvm_major, tools))
             ),
-            Self::FetchLinker {
-                architecture,
-                tools,
-            } => f.write_str(&fetch_linker(architecture, tools)),
+            Self::FetchLinker { architecture, tools } => {
+                f.write_str(&fetch_linker(architecture, tools))
+            }
         }
     }
 }
@@ -94,17 +90,11 @@ fn plan_linker(llvm_major_min: Option<u32>, offer: &Offer) -> Vec<Step> {
     }
     let Some(&llvm_major) = offer.llvm_in_apt.iter().filter(new_enough).min() else {
         let architecture = offer.architecture.clone();
-        return vec![Step::FetchLinker {
-            architecture,
-            tools,
-        }];
+        return vec![Step::FetchLinker { architecture, tools }];
     };
     let llvm = format!("llvm-{llvm_major}-dev");
     let packages = vec![llvm, "zlib1g-dev".into(), "libzstd-dev".into()];
-    vec![
-        Step::Apt(packages),
-        Step::CompileLinker { llvm_major, tools },
-    ]
+    vec![Step::Apt(packages), Step::CompileLinker { llvm_major, tools }]
 }
 
 /// What [`install`] would do for `missing`, going by the package lists that are there.
@@ -124,9 +114,7 @@ pub(crate) fn install(missing: &Missing) -> Result<()> {
     if System::detect().may_install {
         // A fresh container has no package lists; without them apt would offer nothing.
         if let Err(error) = system::apt_update() {
-            process::say(format!(
-                "going on with the package lists that are there: {error:#}"
-            ));
+            process::say(format!("going on with the package lists that are there: {error:#}"));
         }
     }
     let offer = offer(missing);
@@ -174,10 +162,7 @@ fn manual(missing: &Missing) -> String {
             llvm_major_min.map_or_else(|| "of rustc".into(), |major| major.to_string())
         ),
         Missing::Compiler | Missing::Override { .. } => {
-            format!(
-                "run `{}`, or set {OVERRIDE} to a rustc with a core for BPF",
-                Step::Nightly
-            )
+            format!("run `{}`, or set {OVERRIDE} to a rustc with a core for BPF", Step::Nightly)
         }
     }
 }
@@ -193,9 +178,7 @@ fn offer(missing: &Missing) -> Offer {
         apt_has_rust: system.has_apt
             && !wants_linker
             && DEBIAN_RUST.iter().all(|package| system::apt_knows(package)),
-        llvm_installed: LINKER_LLVM_MAJORS
-            .filter(|major| has_llvm(*major))
-            .collect(),
+        llvm_installed: LINKER_LLVM_MAJORS.filter(|major| has_llvm(*major)).collect(),
         llvm_in_apt: LINKER_LLVM_MAJORS.filter(in_apt).collect(),
         has_rustup: process::find_in_path("rustup").is_some(),
         architecture: std::env::consts::ARCH.into(),
@@ -221,10 +204,9 @@ fn execute(step: &Step) -> Result<()> {
         Step::CompileLinker { llvm_major, tools } => process::run(
             compile_linker(*llvm_major, tools).env("LLVM_PREFIX", llvm_prefix(*llvm_major)),
         ),
-        Step::FetchLinker {
-            architecture,
-            tools,
-        } => process::run(Command::new("sh").args(["-ec", &fetch_linker(architecture, tools)])),
+        Step::FetchLinker { architecture, tools } => {
+            process::run(Command::new("sh").args(["-ec", &fetch_linker(architecture, tools)]))
+        }
     }
 }
 
@@ -239,24 +221,11 @@ fn compile_linker(llvm_major: u32, tools: &Path) -> Command {
     let mut command = Command::new("cargo");
     workspace::without_package_variables(&mut command);
     // The linker runs on this host: a target or flags meant for another thing must not reach it.
-    command
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    command
-        .env_remove("CARGO_BUILD_TARGET")
-        .env_remove("CARGO_TARGET_DIR");
-    command.args([
-        "install",
-        "bpf-linker",
-        "--version",
-        LINKER_VERSION,
-        "--locked",
-    ]);
+    command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command.env_remove("CARGO_BUILD_TARGET").env_remove("CARGO_TARGET_DIR");
+    command.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"]);
     command.args(["--no-default-features", "--features"]);
-    command
-        .arg(format!("llvm-{llvm_major}"))
-        .arg("--root")
-        .arg(tools);
+    command.arg(format!("llvm-{llvm_major}")).arg("--root").arg(tools);
     command
 }
 

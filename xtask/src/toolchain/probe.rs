@@ -16,11 +16,7 @@ use crate::process;
 /// Asks `rustc` about itself.
 pub(super) fn compiler(rustc: PathBuf, origin: Origin) -> Compiler {
     let about = about_compiler(&rustc).map_err(|error| format!("{error:#}"));
-    Compiler {
-        rustc,
-        origin,
-        about,
-    }
+    Compiler { rustc, origin, about }
 }
 
 /// Asks the bpf-linker at `path` about itself.
@@ -43,20 +39,9 @@ fn about_compiler(rustc: &Path) -> anyhow::Result<CompilerAbout> {
     let text = ask(&["-vV"])?;
     let (release, llvm_major) = parse_version(&text).context("read `rustc -vV`")?;
     let version = parse_major_minor(&release).context("read the release of `rustc -vV`")?;
-    let directories = ask(&[
-        "--print",
-        "sysroot",
-        "--print",
-        "target-libdir",
-        "--target",
-        TARGET,
-    ])?;
+    let directories = ask(&["--print", "sysroot", "--print", "target-libdir", "--target", TARGET])?;
     let mut paths = directories.lines();
-    let sysroot = PathBuf::from(
-        paths
-            .next()
-            .context("`rustc --print sysroot` said nothing")?,
-    );
+    let sysroot = PathBuf::from(paths.next().context("`rustc --print sysroot` said nothing")?);
     let library = paths.next().map(PathBuf::from).unwrap_or_default();
     let cargo = rustc.with_file_name("cargo");
     Ok(CompilerAbout {
@@ -64,9 +49,7 @@ fn about_compiler(rustc: &Path) -> anyhow::Result<CompilerAbout> {
         version,
         llvm_major,
         has_core: has_core(&library),
-        has_source: sysroot
-            .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-            .is_file(),
+        has_source: sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").is_file(),
         cargo: process::is_executable(&cargo).then_some(cargo),
     })
 }
@@ -105,10 +88,7 @@ fn about_linker(path: &Path) -> anyhow::Result<LinkerAbout> {
         .with_context(|| format!("read the version in `{}`", text.trim()))?;
     // It does not tell its LLVM; the dynamic loader does, unless LLVM is inside.
     let libraries = process::output(Command::new("ldd").arg(path)).unwrap_or_default();
-    Ok(LinkerAbout {
-        version,
-        llvm_major: parse_llvm_library(&libraries),
-    })
+    Ok(LinkerAbout { version, llvm_major: parse_llvm_library(&libraries) })
 }
 
 /// The major version of `libLLVM.so.22.1` or `libLLVM-19.so` in the text of `ldd`.
@@ -129,10 +109,7 @@ mod tests {
     #[test]
     fn rustc_versions_are_read() {
         let text = "rustc 1.97.0-nightly (abc 2026-05-01)\nbinary: rustc\nrelease: 1.97.0-nightly\nLLVM version: 22.1.4\n";
-        assert_eq!(
-            parse_version(text),
-            Some(("1.97.0-nightly".into(), Some(22)))
-        );
+        assert_eq!(parse_version(text), Some(("1.97.0-nightly".into(), Some(22))));
         assert_eq!(parse_version("clang version 19"), None);
         assert_eq!(parse_major_minor("1.97.0-nightly"), Some((1, 97)));
         assert_eq!(parse_major_minor("unknown"), None);
@@ -141,14 +118,8 @@ mod tests {
     #[test]
     fn the_llvm_of_a_linker_is_read_from_its_libraries() {
         let cases = [
-            (
-                "\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x7f)\n",
-                Some(22),
-            ),
-            (
-                "\tlibLLVM-19.so.1 => /usr/lib/libLLVM-19.so.1 (0x7f)\n",
-                Some(19),
-            ),
+            ("\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x7f)\n", Some(22)),
+            ("\tlibLLVM-19.so.1 => /usr/lib/libLLVM-19.so.1 (0x7f)\n", Some(19)),
             ("\tstatically linked\n", None),
             ("\tlibc.so.6 => /lib/libc.so.6 (0x7f)\n", None),
         ];

@@ -89,19 +89,14 @@ pub(crate) fn select(facts: &Facts) -> Report {
         .collect();
     ranked.sort_by_key(|(index, usable)| (usable.rank, *index));
 
-    let overridden = facts
-        .compilers
-        .iter()
-        .position(|compiler| compiler.origin == Origin::Override);
+    let overridden =
+        facts.compilers.iter().position(|compiler| compiler.origin == Origin::Override);
     if overridden.is_some() {
         // The user's word is final: nothing else is tried instead.
         ranked.retain(|(index, _)| Some(*index) == overridden);
     }
     let chosen = ranked.iter().find_map(|(index, usable)| {
-        let linker = facts
-            .linkers
-            .iter()
-            .position(|linker| fits(linker, usable.about).is_ok())?;
+        let linker = facts.linkers.iter().position(|linker| fits(linker, usable.about).is_ok())?;
         Some((*index, *usable, linker))
     });
     let selection = match (chosen, ranked.first(), overridden) {
@@ -111,9 +106,9 @@ pub(crate) fn select(facts: &Facts) -> Report {
             linker: facts.linkers[linker].path.clone(),
             core: usable.core,
         }),
-        (None, Some((_, usable)), _) => Selection::Missing(Missing::Linker {
-            llvm_major_min: usable.about.llvm_major,
-        }),
+        (None, Some((_, usable)), _) => {
+            Selection::Missing(Missing::Linker { llvm_major_min: usable.about.llvm_major })
+        }
         (None, None, Some(index)) => Selection::Missing(Missing::Override {
             rustc: facts.compilers[index].rustc.clone(),
             reason: assessed[index].as_ref().err().cloned().unwrap_or_default(),
@@ -151,66 +146,41 @@ impl Usable<'_> {
 }
 
 fn assess(compiler: &Compiler) -> Result<Usable<'_>, String> {
-    let about = compiler
-        .about
-        .as_ref()
-        .map_err(|error| format!("does not run: {error}"))?;
+    let about = compiler.about.as_ref().map_err(|error| format!("does not run: {error}"))?;
     let oldest = oldest_rust();
     if about.version < oldest {
-        return Err(format!(
-            "older than Rust {}.{}, the oldest supported",
-            oldest.0, oldest.1
-        ));
+        return Err(format!("older than Rust {}.{}, the oldest supported", oldest.0, oldest.1));
     }
     let (core, rank, reason) = match (about.has_core, about.has_source, about.is_nightly()) {
         (true, _, _) => (Core::Precompiled, 0, "holds a precompiled core for BPF"),
-        (false, true, true) => (
-            Core::Source,
-            1,
-            "nightly with rust-src: core is compiled from source",
-        ),
-        (false, true, false) => (
-            Core::Source,
-            2,
-            "has rust-src: core is compiled from source",
-        ),
+        (false, true, true) => {
+            (Core::Source, 1, "nightly with rust-src: core is compiled from source")
+        }
+        (false, true, false) => (Core::Source, 2, "has rust-src: core is compiled from source"),
         (false, false, _) => return Err("neither a precompiled core for BPF nor rust-src".into()),
     };
     let rustc = compiler.rustc.as_path();
-    Ok(Usable {
-        rustc,
-        about,
-        core,
-        rank,
-        reason,
-    })
+    Ok(Usable { rustc, about, core, rank, reason })
 }
 
 /// `rust-version` of the workspace.
 fn oldest_rust() -> (u32, u32) {
-    let mut parts = env!("CARGO_PKG_RUST_VERSION")
-        .split('.')
-        .map(|part| part.parse().unwrap_or(0));
+    let mut parts = env!("CARGO_PKG_RUST_VERSION").split('.').map(|part| part.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 /// Whether `linker` reads the bitcode of `compiler`, with the reason either way.
 fn fits(linker: &Linker, compiler: &CompilerAbout) -> Result<String, String> {
-    let LinkerAbout {
-        version,
-        llvm_major,
-    } = linker
-        .about
-        .as_ref()
-        .map_err(|error| format!("does not run: {error}"))?;
+    let LinkerAbout { version, llvm_major } =
+        linker.about.as_ref().map_err(|error| format!("does not run: {error}"))?;
     if *version < LINKER_VERSION_MIN {
         let (major, minor) = LINKER_VERSION_MIN;
         return Err(format!("older than {major}.{minor}, the oldest supported"));
     }
     match (llvm_major, compiler.llvm_major) {
-        (Some(own), Some(needed)) if *own < needed => Err(format!(
-            "its LLVM {own} cannot read the bitcode of rustc's LLVM {needed}"
-        )),
+        (Some(own), Some(needed)) if *own < needed => {
+            Err(format!("its LLVM {own} cannot read the bitcode of rustc's LLVM {needed}"))
+        }
         (Some(own), Some(needed)) => Ok(format!("its LLVM {own} reads rustc's LLVM {needed}")),
         (None, _) => Ok("its LLVM is built in and not visible: taken on trust".into()),
         (Some(own), None) => Ok(format!("LLVM {own}; rustc does not tell its own")),

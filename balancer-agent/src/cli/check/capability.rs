@@ -30,9 +30,7 @@ pub(super) fn check(release: Option<Release>) -> Check {
 
 /// The effective set (proc(5), `CapEff`).
 fn effective(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
@@ -67,10 +65,7 @@ mod tests {
         let bit = |capability: (u32, &str)| 1 << capability.0;
         let new = Release(6, 1);
         assert_eq!(judge(bit(SYS_ADMIN), Release(5, 4)).verdict, Verdict::Ok);
-        assert_eq!(
-            judge(bit(BPF) | bit(NET_ADMIN) | bit(PERFMON), new).verdict,
-            Verdict::Ok
-        );
+        assert_eq!(judge(bit(BPF) | bit(NET_ADMIN) | bit(PERFMON), new).verdict, Verdict::Ok);
         let check = judge(bit(BPF), new);
         assert_eq!(check.verdict, Verdict::Fail);
         assert_eq!(check.finding, "CAP_NET_ADMIN, CAP_PERFMON: missing");

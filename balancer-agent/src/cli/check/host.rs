@@ -47,21 +47,15 @@ pub(super) fn kernel(release: Option<Release>) -> Check {
     let text = uname().map(|it| it.release().to_string_lossy().into_owned());
     let text = text.unwrap_or_default();
     match release {
-        None => Check::warn(
-            CHECK,
-            format!("its version `{text}` is not understood"),
-            "go on",
-        ),
+        None => Check::warn(CHECK, format!("its version `{text}` is not understood"), "go on"),
         Some(release) if release < OLDEST => Check::fail(
             CHECK,
             format!("{text} lacks the hook that follows the end of sockets (Linux 5.9)"),
             "use Linux 5.10 or newer",
         ),
-        Some(release) if release < OLDEST_TESTED => Check::warn(
-            CHECK,
-            format!("{text} is not tested"),
-            "use Linux 5.10 or newer",
-        ),
+        Some(release) if release < OLDEST_TESTED => {
+            Check::warn(CHECK, format!("{text} is not tested"), "use Linux 5.10 or newer")
+        }
         Some(_) => Check::ok(CHECK, text),
     }
 }
@@ -101,16 +95,11 @@ pub(super) fn cgroup_v1(release: Option<Release>) -> Option<Check> {
 fn network_controllers(mounts: &str) -> Vec<&'static str> {
     let options = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(2);
-        (fields.next()? == "cgroup")
-            .then(|| fields.next())
-            .flatten()
+        (fields.next()? == "cgroup").then(|| fields.next()).flatten()
     });
     let options: Vec<&str> = options.flat_map(|options| options.split(',')).collect();
     let wanted = ["net_cls", "net_prio"];
-    wanted
-        .into_iter()
-        .filter(|it| options.contains(it))
-        .collect()
+    wanted.into_iter().filter(|it| options.contains(it)).collect()
 }
 
 /// Where things are pinned.
@@ -177,26 +166,12 @@ pub(super) fn agent(global: &Global) -> Check {
             if test.passed {
                 return Check::ok(CHECK, format!("process {pid}: {}", test.detail));
             }
-            let hint = test
-                .hint
-                .unwrap_or_else(|| "`balancer-agent status`".into());
-            Check::fail(
-                CHECK,
-                format!("process {pid}, self-test failed: {}", test.detail),
-                hint,
-            )
+            let hint = test.hint.unwrap_or_else(|| "`balancer-agent status`".into());
+            Check::fail(CHECK, format!("process {pid}, self-test failed: {}", test.detail), hint)
         }
-        Ok(_) => Check::fail(
-            CHECK,
-            "it answers something else",
-            "use one version of both",
-        ),
+        Ok(_) => Check::fail(CHECK, "it answers something else", "use one version of both"),
         Err(ClientError::Down { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied => {
-            Check::warn(
-                CHECK,
-                format!("its socket is closed to us: {cause}"),
-                "run as root",
-            )
+            Check::warn(CHECK, format!("its socket is closed to us: {cause}"), "run as root")
         }
         Err(ClientError::Down { .. }) => Check::ok(CHECK, "does not run"),
         Err(error) => Check::error(CHECK, &error.to_string()),

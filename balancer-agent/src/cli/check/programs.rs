@@ -20,11 +20,7 @@ const CHECK: &str = "hooks";
 /// One line for each other owner's program that may lead connections elsewhere, or one for all.
 pub(super) fn check(global: &Global) -> Vec<Check> {
     let (Ok(root), Ok(balanced)) = (cgroup::root(), global.cgroup()) else {
-        return vec![Check::warn(
-            CHECK,
-            "no cgroup to look at",
-            "see cgroup v2 above",
-        )];
+        return vec![Check::warn(CHECK, "no cgroup to look at", "see cgroup v2 above")];
     };
     let ours: BTreeSet<u32> = hooks::HOOKS
         .iter()
@@ -72,11 +68,8 @@ pub(super) fn check(global: &Global) -> Vec<Check> {
 
 /// A cgroup and all above it, from the root down, in the order of their ids' hierarchy.
 fn above(root: &Path, cgroup: &Path) -> Vec<PathBuf> {
-    let mut path: Vec<_> = cgroup
-        .ancestors()
-        .take_while(|path| path.starts_with(root))
-        .map(Path::to_owned)
-        .collect();
+    let mut path: Vec<_> =
+        cgroup.ancestors().take_while(|path| path.starts_with(root)).map(Path::to_owned).collect();
     path.reverse();
     path
 }
@@ -84,10 +77,7 @@ fn above(root: &Path, cgroup: &Path) -> Vec<PathBuf> {
 fn others(cgroup: &Path, hook: AttachType, ours: &BTreeSet<u32>) -> io::Result<Vec<u32>> {
     let directory = File::open(cgroup)?;
     let programs = sys::query_programs(&directory, hook)?;
-    Ok(programs
-        .into_iter()
-        .filter(|id| !ours.contains(id))
-        .collect())
+    Ok(programs.into_iter().filter(|id| !ours.contains(id)).collect())
 }
 
 /// Names by id, as far as we may ask for them (`CAP_SYS_ADMIN`).

@@ -20,28 +20,16 @@ const CHECK: &str = "programs";
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// As small as maps can be: sizes mean nothing to the verifier.
-const LIMITS: Limits = Limits {
-    services: 2,
-    backends: 2,
-    frontends: 2,
-    chunks: 2,
-    flows: 1,
-    pod_services: 64,
-};
+const LIMITS: Limits =
+    Limits { services: 2, backends: 2, frontends: 2, chunks: 2, flows: 1, pod_services: 64 };
 
 /// Whether the kernel takes the programs, and what it lacks.
 pub(super) fn check() -> Vec<Check> {
-    let tried = thread::Builder::new()
-        .spawn(try_programs)
-        .map(thread::JoinHandle::join);
+    let tried = thread::Builder::new().spawn(try_programs).map(thread::JoinHandle::join);
     match tried {
         Ok(Ok(checks)) => checks,
         Ok(Err(_)) => vec![Check::fail(CHECK, "the trial ended early", "report this")],
-        Err(error) => vec![Check::fail(
-            CHECK,
-            format!("start a thread: {error}"),
-            "free memory",
-        )],
+        Err(error) => vec![Check::fail(CHECK, format!("start a thread: {error}"), "free memory")],
     }
 }
 
@@ -83,11 +71,5 @@ fn own_bpffs() -> nix::Result<()> {
     // Without this, mounts would travel back to where the namespace came from.
     let (none, private) = (None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
     mount(none, "/", none, private, none)?;
-    mount(
-        Some("bpf"),
-        MOUNT_POINT,
-        Some("bpf"),
-        MsFlags::empty(),
-        none,
-    )
+    mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), none)
 }

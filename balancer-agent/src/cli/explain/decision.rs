@@ -44,10 +44,7 @@ impl Facts<'_> {
     pub(super) fn decide(&self) -> Decision {
         let mut steps = Vec::new();
         if self.slots.is_empty() {
-            steps.push((
-                "schedule",
-                "has no slots: no backend takes new connections".into(),
-            ));
+            steps.push(("schedule", "has no slots: no backend takes new connections".into()));
             return untouched(Reason::NoBackend, steps);
         }
         let slots = count(self.slots.len());
@@ -56,11 +53,7 @@ impl Facts<'_> {
         steps.push(("schedule", format!("{slots} slots for {backends} backends")));
         if let Some(id) = self.kept(&mut steps) {
             let chances = BTreeMap::from([(id, 1.0)]);
-            return Decision {
-                reason: Reason::AffinityKept,
-                chances,
-                steps,
-            };
+            return Decision { reason: Reason::AffinityKept, chances, steps };
         }
         let taken = self.slots_taken(slots, &mut steps);
         let mut chances = BTreeMap::new();
@@ -73,11 +66,7 @@ impl Facts<'_> {
             steps.push(("slot", text.into()));
             return untouched(Reason::BackendMissing, steps);
         }
-        Decision {
-            reason: Reason::Picked,
-            chances,
-            steps,
-        }
+        Decision { reason: Reason::Picked, chances, steps }
     }
 
     /// The backend that session affinity keeps.
@@ -121,9 +110,7 @@ impl Facts<'_> {
         match self.bank.policy {
             POLICY_RANDOM => {
                 steps.push(("policy", format!("{name}: each slot alike, 1 in {slots}")));
-                (0..slots)
-                    .map(|slot| (slot, 1.0 / f64::from(slots)))
-                    .collect()
+                (0..slots).map(|slot| (slot, 1.0 / f64::from(slots))).collect()
             }
             POLICY_MAGLEV => {
                 let slot = pick::slot_of_cursor(pick::mix(self.pod), slots);
@@ -159,10 +146,7 @@ impl Facts<'_> {
             }
             _ => {
                 let slot = pick::slot_of_cursor(self.cursor(steps), slots);
-                steps.push((
-                    "policy",
-                    format!("{name}: the cursor stands on slot {slot}"),
-                ));
+                steps.push(("policy", format!("{name}: the cursor stands on slot {slot}")));
                 certain(slot)
             }
         }
@@ -198,11 +182,7 @@ impl Facts<'_> {
 
 fn untouched(reason: Reason, steps: Vec<(&'static str, String)>) -> Decision {
     let chances = BTreeMap::new();
-    Decision {
-        reason,
-        chances,
-        steps,
-    }
+    Decision { reason, chances, steps }
 }
 
 fn count(slots: usize) -> u32 {
@@ -238,18 +218,10 @@ mod tests {
     }
 
     fn facts(state: &State, policy: u32) -> Facts<'_> {
-        let schedule = Schedule {
-            chunk: 0,
-            slots: count(state.slots.len()),
-        };
+        let schedule = Schedule { chunk: 0, slots: count(state.slots.len()) };
         Facts {
             service: 9,
-            bank: Bank {
-                v4: schedule,
-                v6: schedule,
-                policy,
-                affinity_s: 0,
-            },
+            bank: Bank { v4: schedule, v6: schedule, policy, affinity_s: 0 },
             slots: &state.slots,
             backends: &state.backends,
             active: &state.active,
@@ -309,11 +281,7 @@ mod tests {
     #[test]
     fn affinity_holds_until_it_runs_out_or_its_backend_leaves() {
         let mut state = state(&[0; 4]);
-        let affinity = Affinity {
-            used_ns: 45_000_000_000,
-            backend: 2,
-            incarnation: 5,
-        };
+        let affinity = Affinity { used_ns: 45_000_000_000, backend: 2, incarnation: 5 };
         let decide = |state: &State, affinity, affinity_s| {
             let mut facts = facts(state, POLICY_ROUND_ROBIN);
             facts.bank.affinity_s = affinity_s;
@@ -326,10 +294,7 @@ mod tests {
         assert!(kept.steps[1].1.contains("another 55 s"), "{kept:?}");
         assert_eq!(only(&decide(&state, affinity, 5)), 3);
         let incarnation = 4;
-        let successor = Affinity {
-            incarnation,
-            ..affinity
-        };
+        let successor = Affinity { incarnation, ..affinity };
         assert_eq!(only(&decide(&state, successor, 60)), 3);
         state.backends.get_mut(&2).unwrap().state = balancer_common::backend::STATE_DRAINING;
         assert_eq!(only(&decide(&state, affinity, 60)), 3);
@@ -338,14 +303,8 @@ mod tests {
     #[test]
     fn what_is_left_untouched_has_its_reason() {
         let mut state = state(&[]);
-        assert_eq!(
-            facts(&state, POLICY_RANDOM).decide().reason,
-            Reason::NoBackend
-        );
+        assert_eq!(facts(&state, POLICY_RANDOM).decide().reason, Reason::NoBackend);
         state.slots = vec![6];
-        assert_eq!(
-            facts(&state, POLICY_RANDOM).decide().reason,
-            Reason::BackendMissing
-        );
+        assert_eq!(facts(&state, POLICY_RANDOM).decide().reason, Reason::BackendMissing);
     }
 }

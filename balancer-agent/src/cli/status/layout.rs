@@ -5,11 +5,7 @@ use crate::cli::page::{Page, Report, or_dash, seconds};
 
 impl Report for StatusReport {
     fn lay_out(&self, page: &mut Page) {
-        page.line(if self.healthy {
-            "healthy"
-        } else {
-            "NOT HEALTHY"
-        });
+        page.line(if self.healthy { "healthy" } else { "NOT HEALTHY" });
         page.list("complaints", &self.complaints);
         page.heading("agent");
         match &self.agent {
@@ -105,17 +101,9 @@ impl AgentReport {
         let mut pairs = vec![
             (
                 "version",
-                format!(
-                    "{}, process {}, up {}",
-                    self.version,
-                    self.pid,
-                    seconds(self.uptime_s)
-                ),
+                format!("{}, process {}, up {}", self.version, self.pid, seconds(self.uptime_s)),
             ),
-            (
-                "configuration",
-                format!("{} ({state})", config.path.display()),
-            ),
+            ("configuration", format!("{} ({state})", config.path.display())),
             ("origin", self.origin.clone()),
             ("self-test", format!("{verdict}: {}", test.detail)),
         ];
@@ -150,24 +138,13 @@ impl AgentReport {
             vec![
                 set.name.clone(),
                 set.standing.clone(),
-                if set.known {
-                    set.members.len().to_string()
-                } else {
-                    "unknown".into()
-                },
+                if set.known { set.members.len().to_string() } else { "unknown".into() },
                 age_s(set.last_success_age_ms),
                 age_s(set.last_error_age_ms),
                 or_dash(set.last_error.as_ref()),
             ]
         });
-        let headings = [
-            "set",
-            "standing",
-            "#members",
-            "#answered",
-            "#failed",
-            "~last error",
-        ];
+        let headings = ["set", "standing", "#members", "#answered", "#failed", "~last error"];
         page.table(&headings, rows.collect());
     }
 }
@@ -190,32 +167,16 @@ mod tests {
             cgroup: error.is_none().then(|| "/".into()),
             error: error.map(Into::into),
         };
-        let outcome = |reason, count| Outcome {
-            reason,
-            effect: "balanced",
-            count,
-        };
+        let outcome = |reason, count| Outcome { reason, effect: "balanced", count };
         StatusReport {
             healthy: true,
             datapath: DatapathReport {
                 pin_root: "/sys/fs/bpf/balancer".into(),
                 layout: Some("v1-s64".into()),
-                hooks: vec![
-                    hook("connect4", None),
-                    hook("connect6", Some("not attached")),
-                ],
+                hooks: vec![hook("connect4", None), hook("connect6", Some("not attached"))],
             },
-            counts: Some(Counts {
-                services: 2,
-                backends_active: 5,
-                ..Counts::default()
-            }),
-            tables: vec![TableUse {
-                name: "services",
-                used: 2,
-                limit: 63,
-                strict: true,
-            }],
+            counts: Some(Counts { services: 2, backends_active: 5, ..Counts::default() }),
+            tables: vec![TableUse { name: "services", used: 2, limit: 63, strict: true }],
             outcomes: vec![outcome("picked", 12), outcome("affinity-kept", 0)],
             ..StatusReport::default()
         }

@@ -24,10 +24,7 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn open(pins: &PinRoot) -> anyhow::Result<Self> {
-        Ok(Self {
-            maps: Maps::open_loaded(pins)?,
-            pods: Pods::new()?,
-        })
+        Ok(Self { maps: Maps::open_loaded(pins)?, pods: Pods::new()? })
     }
 
     fn service(&self, id: u32) -> Option<String> {
@@ -135,10 +132,7 @@ mod tests {
             slot: Some(2),
             slots: Some(8),
             generation: Some(5),
-            pod: Pod {
-                id: 7,
-                path: Some("/kubepods/shop".into()),
-            },
+            pod: Pod { id: 7, path: Some("/kubepods/shop".into()) },
             cookie: 1,
             pid: Some(std::process::id()),
             command: command(std::process::id()),

@@ -13,10 +13,7 @@ fn answer(document: &str) -> String {
 }
 
 fn cases() -> impl Iterator<Item = (&'static str, &'static str)> {
-    GOLDEN
-        .split(DOCUMENT)
-        .skip(1)
-        .map(|case| case.split_once(ANSWER).unwrap())
+    GOLDEN.split(DOCUMENT).skip(1).map(|case| case.split_once(ANSWER).unwrap())
 }
 
 #[test]

@@ -16,10 +16,7 @@ fn parse_and_check(text: &str) -> Result<(), TestCaseError> {
     prop_assert!(error.problems.is_sorted_by_key(|problem| problem.at));
     for problem in &error.problems {
         prop_assert!(!problem.cause.hint().is_empty(), "{problem}");
-        prop_assert!(
-            problem.at.line as usize <= text.lines().count() + 1,
-            "{problem}"
-        );
+        prop_assert!(problem.at.line as usize <= text.lines().count() + 1, "{problem}");
     }
     Ok(())
 }

@@ -17,19 +17,13 @@ pub(super) fn needs_flip(
     request: &Request<'_>,
     slots: &Slots<SocketAddr>,
 ) -> bool {
-    let Some((_, held)) = kernel
-        .find(request.name)
-        .filter(|(_, held)| held.is_valid())
-    else {
+    let Some((_, held)) = kernel.find(request.name).filter(|(_, held)| held.is_valid()) else {
         return true;
     };
     let bank = held.record.bank();
     let same = |ids: &[u32], addresses: &[SocketAddr]| {
         ids.len() == addresses.len()
-            && ids
-                .iter()
-                .zip(addresses)
-                .all(|(id, a)| held.backends.get(a) == Some(id))
+            && ids.iter().zip(addresses).all(|(id, a)| held.backends.get(a) == Some(id))
     };
     request.force
         || bank.policy != request.desired.policy.code()
@@ -44,16 +38,9 @@ pub(super) fn take_extents(
     name: &ServiceName,
     slots: &Slots<SocketAddr>,
 ) -> Result<Vec<Range<u32>>, Problem> {
-    let second = if slots.v4 == slots.v6 {
-        0
-    } else {
-        slots.v6.len()
-    };
+    let second = if slots.v4 == slots.v6 { 0 } else { slots.v6.len() };
     let mut extents = Vec::new();
-    for length in [slots.v4.len(), second]
-        .into_iter()
-        .filter(|length| *length > 0)
-    {
+    for length in [slots.v4.len(), second].into_iter().filter(|length| *length > 0) {
         if let Some(extent) = kernel.extents.take(length) {
             extents.push(extent);
             continue;
@@ -78,17 +65,10 @@ pub(super) fn fill(
     extents: Vec<Range<u32>>,
 ) -> Schedules {
     let to_ids = |addresses: &[SocketAddr]| -> Arc<[u32]> {
-        addresses
-            .iter()
-            .map(|address| ids.get(address).copied().unwrap_or_default())
-            .collect()
+        addresses.iter().map(|address| ids.get(address).copied().unwrap_or_default()).collect()
     };
     let v4 = to_ids(&slots.v4);
-    let v6 = if slots.v4 == slots.v6 {
-        Arc::clone(&v4)
-    } else {
-        to_ids(&slots.v6)
-    };
+    let v6 = if slots.v4 == slots.v6 { Arc::clone(&v4) } else { to_ids(&slots.v6) };
     Schedules { v4, v6, extents }
 }
 
@@ -108,19 +88,15 @@ pub(super) fn slot_writes(schedules: &Schedules) -> Vec<Write> {
 fn placed(schedules: &Schedules) -> impl Iterator<Item = (&Arc<[u32]>, Range<u32>)> {
     let shared = Arc::ptr_eq(&schedules.v4, &schedules.v6);
     let families = [Some(&schedules.v4), Some(&schedules.v6).filter(|_| !shared)];
-    let used = families
-        .into_iter()
-        .flatten()
-        .filter(|slots| !slots.is_empty());
+    let used = families.into_iter().flatten().filter(|slots| !slots.is_empty());
     used.zip(schedules.extents.iter().cloned())
 }
 
 pub(super) fn bank(schedules: &Schedules, desired: &Desired) -> Bank {
     let schedule = |slots: &[u32], extent: Option<&Range<u32>>| match extent {
-        Some(extent) if !slots.is_empty() => Schedule {
-            chunk: extent.start,
-            slots: u32::try_from(slots.len()).unwrap_or_default(),
-        },
+        Some(extent) if !slots.is_empty() => {
+            Schedule { chunk: extent.start, slots: u32::try_from(slots.len()).unwrap_or_default() }
+        }
         _ => Schedule::default(),
     };
     Bank {

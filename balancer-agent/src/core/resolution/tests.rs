@@ -38,9 +38,7 @@ fn names(addresses: &[SocketAddr]) -> Answer {
 /// Present members, then departed ones.
 fn split(members: &[Member]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
     let of = |presence| {
-        let members = members
-            .iter()
-            .filter(move |member| member.presence == presence);
+        let members = members.iter().filter(move |member| member.presence == presence);
         members.map(|member| member.address).collect()
     };
     (of(Presence::Present), of(Presence::Departed))
@@ -58,13 +56,7 @@ fn resolution() -> Resolution {
 fn ttl_is_bounded_both_ways() {
     for (ttl, delay) in [(0, 1), (5, 5), (3_600, 60)] {
         let mut resolution = resolution();
-        resolution.answer(
-            s(100),
-            &Answer {
-                ttl: Some(s(ttl)),
-                ..names(&[v4(1)])
-            },
-        );
+        resolution.answer(s(100), &Answer { ttl: Some(s(ttl)), ..names(&[v4(1)]) });
         assert_eq!(resolution.query_at(), s(100 + delay), "TTL {ttl}");
     }
 }
@@ -83,27 +75,15 @@ fn failures_back_off_up_to_ttl_max_and_keep_members() {
     assert_eq!(told(&resolution), (vec![v4(1)], vec![]));
     resolution.answer(s(500), &names(&[v4(1)]));
     resolution.answer(s(505), &Answer::FAILED);
-    assert_eq!(
-        resolution.query_at(),
-        s(506),
-        "an answer ends the backing off"
-    );
+    assert_eq!(resolution.query_at(), s(506), "an answer ends the backing off");
 }
 
 #[test]
 fn a_missing_address_departs_after_the_delay_and_vanishes_after_the_grace() {
     let mut resolution = resolution();
     resolution.answer(s(0), &names(&[v4(1), v4(2)]));
-    assert_eq!(
-        resolution.answer(s(5), &names(&[v4(1)])),
-        None,
-        "missing once"
-    );
-    assert_eq!(
-        resolution.answer(s(14), &names(&[v4(1)])),
-        None,
-        "missing for 9 s"
-    );
+    assert_eq!(resolution.answer(s(5), &names(&[v4(1)])), None, "missing once");
+    assert_eq!(resolution.answer(s(14), &names(&[v4(1)])), None, "missing for 9 s");
     assert_eq!(resolution.change_at(), Some(s(15)));
     assert_eq!(resolution.tick(s(14)), None);
     let members = resolution.tick(s(15)).expect("the address departs");
@@ -120,9 +100,7 @@ fn one_missing_answer_is_not_enough_however_long_ago() {
     resolution.answer(s(0), &names(&[v4(1)]));
     resolution.answer(s(5), &names(&[]));
     assert_eq!(resolution.tick(s(300)), None);
-    let members = resolution
-        .answer(s(300), &names(&[]))
-        .expect("missing from two answers");
+    let members = resolution.answer(s(300), &names(&[])).expect("missing from two answers");
     assert_eq!(split(&members), (vec![], vec![v4(1)]));
 }
 
@@ -143,11 +121,7 @@ fn answers_that_take_turns_become_their_union() {
     for round in 0..100_u8 {
         resolution.answer(s(u64::from(round) * 5), &names(&[v4(round % 3)]));
         if round >= 2 {
-            assert_eq!(
-                told(&resolution),
-                (vec![v4(0), v4(1), v4(2)], vec![]),
-                "round {round}"
-            );
+            assert_eq!(told(&resolution), (vec![v4(0), v4(1), v4(2)], vec![]), "round {round}");
         }
     }
 }
@@ -157,10 +131,7 @@ fn a_family_that_fails_keeps_its_members() {
     let mut resolution = resolution();
     resolution.answer(s(0), &names(&[v4(1), v6(1)]));
     for now in [5, 10, 20, 40] {
-        let answer = Answer {
-            v6: Coverage::Unknown,
-            ..names(&[v4(2)])
-        };
+        let answer = Answer { v6: Coverage::Unknown, ..names(&[v4(2)]) };
         resolution.answer(s(now), &answer);
     }
     assert_eq!(told(&resolution), (vec![v4(2), v6(1)], vec![v4(1)]));
@@ -208,13 +179,8 @@ fn a_full_set_counts_what_it_leaves_out_and_forgets_the_departed_first() {
 fn weights_are_bounded_and_their_change_is_news() {
     let mut resolution = resolution();
     for (weight, expected) in [(0, 1), (7, 7), (65_535, WEIGHT_MAX)] {
-        let answer = Answer {
-            found: vec![(v4(1), weight)],
-            ..names(&[])
-        };
-        let members = resolution
-            .answer(s(1), &answer)
-            .expect("the weight changed");
+        let answer = Answer { found: vec![(v4(1), weight)], ..names(&[]) };
+        let members = resolution.answer(s(1), &answer).expect("the weight changed");
         assert_eq!(members[0].weight, expected);
     }
 }
@@ -223,13 +189,7 @@ fn weights_are_bounded_and_their_change_is_news() {
 fn new_rules_ask_at_once() {
     let mut resolution = resolution();
     resolution.answer(s(0), &names(&[v4(1)]));
-    resolution.set_rules(
-        Rules {
-            ttl_min: s(30),
-            ..RULES
-        },
-        s(2),
-    );
+    resolution.set_rules(Rules { ttl_min: s(30), ..RULES }, s(2));
     assert_eq!(resolution.query_at(), s(2));
     assert_eq!(told(&resolution), (vec![v4(1)], vec![]));
 }
@@ -276,11 +236,7 @@ fn model(rules: &Rules, history: &[Step], address: SocketAddr) -> Option<Presenc
     for (pause, answer) in history {
         now += s(*pause);
         if let Some(answer) = answer {
-            let coverage = if address.is_ipv4() {
-                answer.v4
-            } else {
-                answer.v6
-            };
+            let coverage = if address.is_ipv4() { answer.v4 } else { answer.v6 };
             let named = answer.found.iter().any(|(found, _)| *found == address);
             match coverage {
                 Coverage::Complete => failing = None,

@@ -12,10 +12,7 @@ use std::collections::BTreeSet;
 
 #[test]
 fn a_service_over_a_limit_is_not_half_written_and_fits_when_there_is_room() {
-    let limits = Limits {
-        backends: 4,
-        ..LIMITS
-    };
+    let limits = Limits { backends: 4, ..LIMITS };
     let mut node = Node::new(limits, 0);
     let small = service("a", "10.96.0.2:80", [endpoint(1), endpoint(2)]);
     let large = service("b", VIP, [3, 4].map(endpoint));
@@ -34,10 +31,7 @@ fn a_service_over_a_limit_is_not_half_written_and_fits_when_there_is_room() {
     assert!(problems[0].to_string().contains("raise the limit"));
     assert_eq!(node.maps.read_back().services.len(), 1);
     // What leaves is taken out although what is new does not fit.
-    node.declare([
-        service("a", "10.96.0.2:80", [2, 5, 6].map(endpoint)),
-        large.clone(),
-    ]);
+    node.declare([service("a", "10.96.0.2:80", [2, 5, 6].map(endpoint)), large.clone()]);
     assert_eq!(node.reachable("10.96.0.2:80"), [2].into());
     node.declare([service("a", "10.96.0.2:80", [endpoint(2)]), large]);
     assert_eq!((node.sweep(), node.sweep()), (0, 1));
@@ -49,19 +43,14 @@ fn a_service_over_a_limit_is_not_half_written_and_fits_when_there_is_room() {
 #[test]
 fn a_backend_that_left_keeps_its_id_while_it_has_connections() {
     let mut node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
-    let connections: Vec<_> = (0..2)
-        .map(|_| node.maps.connect(at(VIP), 1).unwrap())
-        .collect();
+    let connections: Vec<_> = (0..2).map(|_| node.maps.connect(at(VIP), 1).unwrap()).collect();
     node.declare([service("a", VIP, [endpoint(2)])]);
     let id = connections[0].backend;
     assert_eq!(node.maps.read_back().backends[&id].state, STATE_GONE);
     assert_eq!((node.sweep(), node.sweep(), node.sweep()), (0, 0, 0));
     // It returns under the same id and incarnation.
     node.declare([service("a", VIP, [endpoint(1), endpoint(2)])]);
-    assert_eq!(
-        node.maps.read_back().backends[&id].incarnation,
-        connections[0].incarnation
-    );
+    assert_eq!(node.maps.read_back().backends[&id].incarnation, connections[0].incarnation);
     node.declare([service("a", VIP, [endpoint(2)])]);
     node.maps.close(&connections[0]);
     assert_eq!((node.sweep(), node.sweep()), (0, 1));
@@ -78,13 +67,8 @@ fn the_newest_incarnation_is_never_forgotten_by_a_restart() {
     assert_eq!((node.sweep(), node.sweep(), node.sweep()), (0, 0, 0));
     node.restart();
     node.declare([service("a", VIP, [endpoint(1), endpoint(3)])]);
-    let incarnations: BTreeSet<u32> = node
-        .maps
-        .read_back()
-        .backends
-        .values()
-        .map(|b| b.incarnation)
-        .collect();
+    let incarnations: BTreeSet<u32> =
+        node.maps.read_back().backends.values().map(|b| b.incarnation).collect();
     assert_eq!(incarnations, [1, 2, 3].into());
 }
 
@@ -93,10 +77,7 @@ fn a_failed_write_is_made_good_whole() {
     let names = |n: u8| service("a", VIP, [endpoint(n), endpoint(n + 1)]);
     for cut in 0..12 {
         let mut node = Node::with([names(1)]);
-        node.core.observe(Event::ServiceChanged {
-            source: Source::File,
-            service: names(2),
-        });
+        node.core.observe(Event::ServiceChanged { source: Source::File, service: names(2) });
         let change = node.core.plan().unwrap();
         let landed = cut.min(change.writes.len() - 1);
         for write in &change.writes[..landed] {
@@ -106,12 +87,7 @@ fn a_failed_write_is_made_good_whole() {
         assert!(node.core.needs_retry() && node.core.plan().is_none());
         node.core.retry();
         let change = node.core.plan().unwrap();
-        assert!(
-            change
-                .writes
-                .iter()
-                .any(|write| matches!(write, Write::Frontend { .. }))
-        );
+        assert!(change.writes.iter().any(|write| matches!(write, Write::Frontend { .. })));
         assert_eq!(change.kind, ChangeKind::Updated);
         let landed = node.maps.apply_all(&change.writes, |_| false).unwrap();
         node.core.applied(change, landed);

@@ -16,10 +16,7 @@ fn spread(counts: &BTreeMap<SocketAddr, u32>) -> (f64, f64) {
     let counts: Vec<f64> = counts.values().copied().map(f64::from).collect();
     let mean = counts.iter().sum::<f64>() / exact(counts.len());
     let variance = counts.iter().map(|c| (c - mean).powi(2)).sum::<f64>() / exact(counts.len());
-    (
-        variance.sqrt() / mean,
-        counts.iter().copied().fold(0.0, f64::max) / mean,
-    )
+    (variance.sqrt() / mean, counts.iter().copied().fold(0.0, f64::max) / mean)
 }
 
 #[test]
@@ -28,13 +25,8 @@ fn a_hundred_nodes_with_one_connection_each_are_balanced_together() {
         let mut counts = BTreeMap::new();
         for rank in 0..100 {
             let mut node = Node::new(LIMITS, rank);
-            node.declare([Service {
-                policy,
-                ..service("a", VIP, (0..10).map(endpoint))
-            }]);
-            *counts
-                .entry(node.maps.connect(at(VIP), 1).unwrap().address)
-                .or_insert(0) += 1;
+            node.declare([Service { policy, ..service("a", VIP, (0..10).map(endpoint)) }]);
+            *counts.entry(node.maps.connect(at(VIP), 1).unwrap().address).or_insert(0) += 1;
         }
         assert_eq!(counts.len(), 10);
         assert!(spread(&counts).1 <= 1.1, "{policy:?}: {counts:?}");
@@ -44,21 +36,15 @@ fn a_hundred_nodes_with_one_connection_each_are_balanced_together() {
 #[test]
 fn pods_are_balanced_each_for_itself_and_all_together() {
     for policy in [Policy::RoundRobin, Policy::LeastConnection] {
-        let declared = Service {
-            policy,
-            ..service("a", VIP, (0..8).map(endpoint))
-        };
+        let declared = Service { policy, ..service("a", VIP, (0..8).map(endpoint)) };
         let mut node = Node::with([declared.clone()]);
-        let own: BTreeSet<SocketAddr> = (0..8)
-            .map(|_| node.maps.connect(at(VIP), 1).unwrap().address)
-            .collect();
+        let own: BTreeSet<SocketAddr> =
+            (0..8).map(|_| node.maps.connect(at(VIP), 1).unwrap().address).collect();
         assert_eq!(own.len(), 8, "{policy:?}: as many backends as connections");
         let mut node = Node::with([declared]);
         let mut counts = BTreeMap::new();
         for pod in 0..64 {
-            *counts
-                .entry(node.maps.connect(at(VIP), pod).unwrap().address)
-                .or_insert(0) += 1;
+            *counts.entry(node.maps.connect(at(VIP), pod).unwrap().address).or_insert(0) += 1;
         }
         assert!(spread(&counts).0 <= 0.02, "{policy:?}: {counts:?}");
     }

@@ -129,24 +129,12 @@ impl Follower {
     }
 
     async fn tell(&mut self, news: Option<Vec<Member>>) -> Result<(), Closed> {
-        let pause = self
-            .resolution
-            .query_at()
-            .saturating_sub(self.start.elapsed());
-        self.surroundings
-            .health
-            .note_members(&self.lookup, &self.resolution, pause);
+        let pause = self.resolution.query_at().saturating_sub(self.start.elapsed());
+        self.surroundings.health.note_members(&self.lookup, &self.resolution, pause);
         let Some(members) = news else { return Ok(()) };
         tracing::debug!(lookup = %self.lookup, members = members.len(), "DNS set changed");
-        let event = Event::MembersChanged {
-            lookup: self.lookup.clone(),
-            members,
-        };
-        self.surroundings
-            .events
-            .send(event)
-            .await
-            .map_err(|_| Closed)
+        let event = Event::MembersChanged { lookup: self.lookup.clone(), members };
+        self.surroundings.events.send(event).await.map_err(|_| Closed)
     }
 
     fn log_standing(&mut self, round: &Round) {

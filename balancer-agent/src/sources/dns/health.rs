@@ -89,10 +89,7 @@ impl Standing {
     pub(super) fn of(round: &Round) -> Self {
         let answer = &round.answer;
         let nothing = answer.v4 == Coverage::Unknown && answer.v6 == Coverage::Unknown;
-        match (
-            round.failures.is_empty(),
-            nothing && answer.found.is_empty(),
-        ) {
+        match (round.failures.is_empty(), nothing && answer.found.is_empty()) {
             (true, _) => Self::Works,
             (false, false) => Self::Partial,
             (false, true) => Self::Fails,
@@ -106,19 +103,12 @@ impl DnsHealth {
     /// The health of every set that is followed.
     pub fn snapshot(&self) -> Vec<LookupHealth> {
         let now = Instant::now();
-        self.0
-            .borrow()
-            .iter()
-            .map(|(lookup, record)| record.report(lookup, now))
-            .collect()
+        self.0.borrow().iter().map(|(lookup, record)| record.report(lookup, now)).collect()
     }
 
     /// The health of one set, if it is followed.
     pub fn of(&self, lookup: &Lookup) -> Option<LookupHealth> {
-        self.0
-            .borrow()
-            .get(lookup)
-            .map(|record| record.report(lookup, Instant::now()))
+        self.0.borrow().get(lookup).map(|record| record.report(lookup, Instant::now()))
     }
 
     /// Waits until the health of a set is as wanted.
@@ -181,14 +171,13 @@ impl DnsHealth {
 
     /// A set that is not followed any more stays out.
     fn modify(&self, lookup: &Lookup, change: impl FnOnce(&mut Record)) {
-        self.0
-            .send_if_modified(|records| match records.get_mut(lookup) {
-                Some(record) => {
-                    change(record);
-                    true
-                }
-                None => false,
-            });
+        self.0.send_if_modified(|records| match records.get_mut(lookup) {
+            Some(record) => {
+                change(record);
+                true
+            }
+            None => false,
+        });
     }
 }
 
@@ -217,9 +206,7 @@ impl Record {
             last_success_age_ms: self.success_at.map(age),
             last_error: self.error.as_ref().map(|(_, text)| text.clone()),
             last_error_age_ms: self.error.as_ref().map(|(at, _)| age(*at)),
-            next_try_ms: self
-                .next_at
-                .map_or(0, |at| ms(at.saturating_duration_since(now))),
+            next_try_ms: self.next_at.map_or(0, |at| ms(at.saturating_duration_since(now))),
             queries: self.queries,
             failures: self.failures.clone(),
             addresses_refused: self.addresses_refused,

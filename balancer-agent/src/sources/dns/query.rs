@@ -65,11 +65,7 @@ fn absolute(text: &str) -> Result<Name, Failure> {
 
 impl Round {
     fn new() -> Self {
-        let answer = Answer {
-            v4: Coverage::Complete,
-            v6: Coverage::Complete,
-            ..Answer::FAILED
-        };
+        let answer = Answer { v4: Coverage::Complete, v6: Coverage::Complete, ..Answer::FAILED };
         Self {
             answer,
             refused: Vec::new(),
@@ -142,13 +138,7 @@ impl Round {
                 }
                 Err(error) => {
                     let text = format!("the query for an SRV target ended early: {error}");
-                    self.fail(
-                        Failure {
-                            kind: FailureKind::Protocol,
-                            text,
-                        },
-                        &Family::ALL,
-                    );
+                    self.fail(Failure { kind: FailureKind::Protocol, text }, &Family::ALL);
                 }
             }
         }

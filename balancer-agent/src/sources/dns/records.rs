@@ -106,10 +106,7 @@ impl Family {
 /// The addresses in the answer to a query for `family`.
 pub(super) fn addresses(answers: &[Record], family: Family) -> Addresses {
     Addresses {
-        ips: answers
-            .iter()
-            .filter_map(|record| family.ip(record))
-            .collect(),
+        ips: answers.iter().filter_map(|record| family.ip(record)).collect(),
         ttl: ttl_min(answers),
     }
 }
@@ -120,9 +117,7 @@ pub(super) fn glue(additionals: &[Record]) -> BTreeMap<(Name, Family), Addresses
     for record in additionals {
         for family in Family::ALL {
             if let Some(ip) = family.ip(record) {
-                let known = glue
-                    .entry((record.name.to_lowercase(), family))
-                    .or_default();
+                let known = glue.entry((record.name.to_lowercase(), family)).or_default();
                 known.ips.push(ip);
                 known.ttl = known.ttl.into_iter().chain(Some(seconds(record.ttl))).min();
             }
@@ -146,11 +141,7 @@ pub(super) fn targets(answers: &[Record]) -> Vec<Target> {
     let first = services().map(|srv| srv.priority).min();
     let mut targets: Vec<Target> = services()
         .filter(|srv| Some(srv.priority) == first)
-        .map(|srv| Target {
-            name: srv.target.to_lowercase(),
-            port: srv.port,
-            weight: srv.weight,
-        })
+        .map(|srv| Target { name: srv.target.to_lowercase(), port: srv.port, weight: srv.weight })
         .collect();
     targets.sort_by(|a, b| (&a.name, a.port, b.weight).cmp(&(&b.name, b.port, a.weight)));
     targets
@@ -163,20 +154,14 @@ pub(super) fn ttl_min(records: &[Record]) -> Option<Duration> {
 
 /// RFC 2181 section 8: a TTL with the top bit set is treated as zero.
 pub(super) fn seconds(ttl: u32) -> Duration {
-    Duration::from_secs(if ttl > i32::MAX.cast_unsigned() {
-        0
-    } else {
-        ttl.into()
-    })
+    Duration::from_secs(if ttl > i32::MAX.cast_unsigned() { 0 } else { ttl.into() })
 }
 
 /// Weights of addresses, from the weight of the target that each belongs to and the number of
 /// addresses that share it. A weight of zero counts as one; ratios are kept where
 /// [`WEIGHT_MAX`] allows.
 pub(super) fn weights(shares: &[(u16, usize)]) -> Vec<u32> {
-    let counts = shares
-        .iter()
-        .map(|(_, count)| u64::try_from(*count).unwrap_or(1).max(1));
+    let counts = shares.iter().map(|(_, count)| u64::try_from(*count).unwrap_or(1).max(1));
     // Beyond this the least common multiple serves nobody, and products could overflow.
     let scale = counts.clone().fold(1, |scale, count| {
         let multiple = u32::try_from(lcm(scale, count)).unwrap_or(WEIGHT_MAX);
@@ -187,25 +172,13 @@ pub(super) fn weights(shares: &[(u16, usize)]) -> Vec<u32> {
         .zip(counts)
         .map(|((weight, _), count)| u64::from((*weight).max(1)) * scale / count)
         .collect();
-    let divisor = if scale == 1 {
-        1
-    } else {
-        scaled.iter().copied().fold(0, gcd).max(1)
-    };
+    let divisor = if scale == 1 { 1 } else { scaled.iter().copied().fold(0, gcd).max(1) };
     let largest = scaled.iter().copied().max().unwrap_or(1) / divisor;
     let limit = u64::from(WEIGHT_MAX);
     let fit = |weight: u64| {
-        if largest > limit {
-            weight * limit / largest
-        } else {
-            weight
-        }
+        if largest > limit { weight * limit / largest } else { weight }
     };
-    let weight = |scaled: &u64| {
-        u32::try_from(fit(scaled / divisor))
-            .unwrap_or(WEIGHT_MAX)
-            .max(1)
-    };
+    let weight = |scaled: &u64| u32::try_from(fit(scaled / divisor)).unwrap_or(WEIGHT_MAX).max(1);
     scaled.iter().map(weight).collect()
 }
 

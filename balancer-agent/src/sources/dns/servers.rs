@@ -81,19 +81,13 @@ struct State {
 impl ServerSource {
     pub(super) fn new(resolv_conf: PathBuf) -> Self {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
-        Self {
-            resolv_conf,
-            in_flight,
-            state: AsyncMutex::default(),
-        }
+        Self { resolv_conf, in_flight, state: AsyncMutex::default() }
     }
 
     /// The servers to ask now. A failure is logged once, until its cause changes.
     pub(super) async fn current(&self, settings: &DnsSettings) -> Result<Arc<Servers>, Failure> {
         let mut state = self.state.lock().await;
-        let fresh = state
-            .read_at
-            .is_some_and(|at| at.elapsed() < REREAD_INTERVAL);
+        let fresh = state.read_at.is_some_and(|at| at.elapsed() < REREAD_INTERVAL);
         if let Some((known, _, servers)) = &state.current
             && known == settings
             && (fresh || !settings.servers.is_empty())
@@ -118,10 +112,7 @@ impl ServerSource {
                 // Servers that once worked are better than none.
                 match &state.current {
                     Some((known, _, servers)) if known == settings => Ok(Arc::clone(servers)),
-                    _ => Err(Failure {
-                        kind: FailureKind::Servers,
-                        text: text.to_string(),
-                    }),
+                    _ => Err(Failure { kind: FailureKind::Servers, text: text.to_string() }),
                 }
             }
         }
@@ -139,10 +130,7 @@ impl ServerSource {
         let path = &self.resolv_conf;
         let text = tokio::fs::read(path)
             .await
-            .map_err(|cause| ServersError::Read {
-                path: path.clone(),
-                cause,
-            })?;
+            .map_err(|cause| ServersError::Read { path: path.clone(), cause })?;
         if let Some((known, before, servers)) = current
             && known == settings
             && *before == text
@@ -175,17 +163,11 @@ impl ServerSource {
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<Vec<SocketAddr>, ServersError> {
-    let (config, _) = parse_resolv_conf(text).map_err(|cause| ServersError::Parse {
-        path: path.to_owned(),
-        cause,
-    })?;
+    let (config, _) = parse_resolv_conf(text)
+        .map_err(|cause| ServersError::Parse { path: path.to_owned(), cause })?;
     // Of resolv.conf only the servers count: names are absolute, so that `search` and `ndots` have
     // no say, and time-outs come from the configuration.
-    Ok(config
-        .name_servers()
-        .iter()
-        .map(|server| SocketAddr::new(server.ip, 53))
-        .collect())
+    Ok(config.name_servers().iter().map(|server| SocketAddr::new(server.ip, 53)).collect())
 }
 
 // === impl Upstream ===
@@ -210,9 +192,7 @@ impl Upstream {
         options.use_hosts_file = ResolveHosts::Never;
         options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
         options.max_active_requests = IN_FLIGHT_MAX;
-        let resolver = builder
-            .build()
-            .map_err(|cause| ServersError::Build { server, cause })?;
+        let resolver = builder.build().map_err(|cause| ServersError::Build { server, cause })?;
         Ok(Self { server, resolver })
     }
 }
@@ -225,10 +205,7 @@ impl Servers {
     pub(super) async fn lookup(&self, name: Name, kind: RecordType) -> Result<Reply, Failure> {
         let Ok(_permit) = self.in_flight.acquire().await else {
             let text = "the agent is stopping".to_owned();
-            return Err(Failure {
-                kind: FailureKind::Servers,
-                text,
-            });
+            return Err(Failure { kind: FailureKind::Servers, text });
         };
         let first = self.first();
         let count = self.upstreams.len();
@@ -251,29 +228,16 @@ impl Servers {
         let failure = last.first().map_or(FailureKind::Servers, |(kind, _)| *kind);
         let texts: Vec<_> = last.into_iter().map(|(_, text)| text).collect();
         let text = format!("{kind} {name} from {}", texts.join("; "));
-        Err(Failure {
-            kind: failure,
-            text,
-        })
+        Err(Failure { kind: failure, text })
     }
 
     fn first(&self) -> usize {
-        let (index, since) = *self
-            .preferred
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if since.elapsed() < PREFERENCE {
-            index
-        } else {
-            0
-        }
+        let (index, since) = *self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.elapsed() < PREFERENCE { index } else { 0 }
     }
 
     fn prefer(&self, index: usize) {
-        let mut preferred = self
-            .preferred
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut preferred = self.preferred.lock().unwrap_or_else(PoisonError::into_inner);
         *preferred = (index, Instant::now());
     }
 
@@ -299,15 +263,12 @@ async fn ask(
     match timeout(patience, upstream.resolver.lookup(name.clone(), kind)).await {
         Ok(Ok(lookup)) => Ok(Reply::Records(lookup)),
         Ok(Err(NetError::Dns(DnsError::NoRecordsFound(none)))) => match none.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => Ok(Reply::Nothing {
-                ttl: none.negative_ttl.map(super::records::seconds),
-            }),
+            ResponseCode::NoError | ResponseCode::NXDomain => {
+                Ok(Reply::Nothing { ttl: none.negative_ttl.map(super::records::seconds) })
+            }
             code => Err((FailureKind::Protocol, code.to_string())),
         },
         Ok(Err(error)) => Err((FailureKind::of(&error), error.to_string())),
-        Err(_) => Err((
-            FailureKind::Timeout,
-            format!("no answer within {patience:?}"),
-        )),
+        Err(_) => Err((FailureKind::Timeout, format!("no answer within {patience:?}"))),
     }
 }

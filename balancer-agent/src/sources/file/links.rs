@@ -91,9 +91,6 @@ mod tests {
         let root = dir.path().canonicalize().unwrap();
         symlink("b", root.join("a")).unwrap();
         symlink("a", root.join("b")).unwrap();
-        assert_eq!(
-            entries(&root.join("a")),
-            ["a", "b"].map(|entry| root.join(entry)).into()
-        );
+        assert_eq!(entries(&root.join("a")), ["a", "b"].map(|entry| root.join(entry)).into());
     }
 }

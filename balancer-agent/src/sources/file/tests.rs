@@ -25,11 +25,7 @@ impl Fixture {
         let (source, handle) = FileSource::new(&dir.path().join("balancer.yaml")).unwrap();
         let (sender, updates) = mpsc::channel(1);
         tokio::spawn(source.run(sender));
-        Self {
-            dir,
-            handle,
-            updates,
-        }
+        Self { dir, handle, updates }
     }
 
     fn with_rank(rank: u32) -> Self {
@@ -45,10 +41,7 @@ impl Fixture {
     }
 
     async fn next(&mut self) -> FileUpdate {
-        tokio::time::timeout(NEVER, self.updates.recv())
-            .await
-            .unwrap()
-            .unwrap()
+        tokio::time::timeout(NEVER, self.updates.recv()).await.unwrap().unwrap()
     }
 
     #[track_caller]
@@ -88,17 +81,10 @@ async fn a_rename_over_the_file_is_seen_again_and_again() {
     fixture.expect_rank(0).await;
     for rank in 1..20 {
         fs::write(fixture.path(".balancer.yaml.swp"), text(rank)).unwrap();
-        fs::rename(
-            fixture.path(".balancer.yaml.swp"),
-            fixture.path("balancer.yaml"),
-        )
-        .unwrap();
+        fs::rename(fixture.path(".balancer.yaml.swp"), fixture.path("balancer.yaml")).unwrap();
         fixture.expect_rank(rank).await;
     }
-    assert_eq!(
-        (fixture.handle.loaded(), fixture.handle.rejected()),
-        (20, 0)
-    );
+    assert_eq!((fixture.handle.loaded(), fixture.handle.rejected()), (20, 0));
 }
 
 #[tokio::test]
@@ -161,11 +147,7 @@ async fn a_directory_that_appears_later_is_found() {
     let (source, handle) = FileSource::new(&path).unwrap();
     let (sender, updates) = mpsc::channel(1);
     tokio::spawn(source.run(sender));
-    let mut fixture = Fixture {
-        dir,
-        handle,
-        updates,
-    };
+    let mut fixture = Fixture { dir, handle, updates };
     fixture.expect_rejection("No such file").await;
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, text(1)).unwrap();
@@ -177,9 +159,7 @@ async fn a_bad_file_is_told_once_and_the_good_one_after_it() {
     let mut fixture = Fixture::with_rank(1);
     fixture.expect_rank(1).await;
     fixture.write("version: 1\nnode: {rank: high}\n");
-    fixture
-        .expect_rejection("balancer.yaml:2:14: node.rank: expected a whole number")
-        .await;
+    fixture.expect_rejection("balancer.yaml:2:14: node.rank: expected a whole number").await;
     // The same content again is not told; other bad content is.
     fixture.write("version: 1\nnode: {rank: high}\n");
     fixture.write("version: 3\n");

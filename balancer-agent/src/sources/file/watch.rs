@@ -71,21 +71,14 @@ impl DirectoryWatch {
         };
         let watcher = notify::recommended_watcher(handler)
             .map_err(|source| WatchError::Instance { source })?;
-        Ok(Self {
-            watcher,
-            entries,
-            directories: BTreeSet::new(),
-            signals,
-        })
+        Ok(Self { watcher, entries, directories: BTreeSet::new(), signals })
     }
 
     /// Watches the directories that `path` leads through now, and no others.
     pub(super) fn follow(&mut self, path: &Path) -> Result<(), WatchError> {
         let entries = links::entries(path);
-        let directories: BTreeSet<PathBuf> = entries
-            .iter()
-            .filter_map(|entry| entry.parent().map(Path::to_owned))
-            .collect();
+        let directories: BTreeSet<PathBuf> =
+            entries.iter().filter_map(|entry| entry.parent().map(Path::to_owned)).collect();
         // Set first: an event of a directory that was just added must not be missed.
         *self.entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
         for gone in self.directories.difference(&directories) {

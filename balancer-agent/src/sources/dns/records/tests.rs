@@ -6,12 +6,7 @@ use proptest::prelude::*;
 use std::str::FromStr;
 
 fn srv(priority: u16, weight: u16, port: u16, target: &str) -> Record {
-    let data = RData::SRV(SRV::new(
-        priority,
-        weight,
-        port,
-        Name::from_str(target).unwrap(),
-    ));
+    let data = RData::SRV(SRV::new(priority, weight, port, Name::from_str(target).unwrap()));
     Record::from_rdata(Name::from_str("_grpc._tcp.shop.test.").unwrap(), 30, data)
 }
 
@@ -51,10 +46,7 @@ fn only_the_lowest_priority_value_counts() {
         .into_iter()
         .map(|target| (target.name.to_string(), target.port, target.weight))
         .collect();
-    assert_eq!(
-        found,
-        [("a.test.".to_owned(), 80, 0), ("b.test.".to_owned(), 81, 5)]
-    );
+    assert_eq!(found, [("a.test.".to_owned(), 80, 0), ("b.test.".to_owned(), 81, 5)]);
     assert_eq!(targets(&records[3..]), []);
 }
 
@@ -76,10 +68,7 @@ fn glue_is_found_by_name_and_family_whatever_the_case() {
 #[test]
 fn the_smallest_ttl_counts_and_a_negative_one_is_zero() {
     let of = |ttls: &[u32]| {
-        let records: Vec<_> = ttls
-            .iter()
-            .map(|ttl| address("a.test.", *ttl, "10.0.0.1"))
-            .collect();
+        let records: Vec<_> = ttls.iter().map(|ttl| address("a.test.", *ttl, "10.0.0.1")).collect();
         addresses(&records, Family::V4).ttl.map(|ttl| ttl.as_secs())
     };
     assert_eq!(of(&[]), None);
