@@ -194,12 +194,11 @@ impl Daemon {
     async fn await_first_answers(&mut self, events: &mut mpsc::Receiver<Event>) {
         let deadline = tokio::time::Instant::now() + startup::ANSWERS_PATIENCE;
         while self.started.awaits_answers() && self.engine.core.waits() {
-            match tokio::time::timeout_at(deadline, events.recv()).await {
-                Ok(Some(event)) => self.observe(event, events),
-                Ok(None) | Err(_) => {
-                    tracing::warn!("some DNS names have no answer yet; going on without them");
-                    return;
-                }
+            if let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.recv()).await {
+                self.observe(event, events);
+            } else {
+                tracing::warn!("some DNS names have no answer yet; going on without them");
+                return;
             }
         }
     }

@@ -70,7 +70,7 @@ pub fn least_loaded(
     let mut best = first;
     let mut best_load = load_of(first);
     if slots > SCAN_SLOTS_MAX {
-        let second = slot_of_cursor(first as u64 + 1 + (random % (slots - 1)) as u64, slots);
+        let second = slot_of_cursor(u64::from(first) + 1 + u64::from(random % (slots - 1)), slots);
         return if is_better(load_of(second), best_load) { second } else { first };
     }
     // VERIFIER: a constant bound; loops with one are accepted from Linux 5.3 on. Each slot is derived

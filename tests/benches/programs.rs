@@ -174,10 +174,10 @@ fn cases(fixture: &mut Fixture, v4: SocketAddr, v6: SocketAddr) -> anyhow::Resul
     };
     cases.push(other("connect4 miss", "connect4", v4, Some(130.0)));
     let mapped_vip = next_vip();
-    let IpAddr::V4(mapped_ip) = serve(ServiceSpec::new(mapped_vip, [v4]))?.ip() else {
+    let IpAddr::V4(dialled_ip) = serve(ServiceSpec::new(mapped_vip, [v4]))?.ip() else {
         anyhow::bail!("{mapped_vip} is no IPv4 frontend");
     };
-    let mapped = SocketAddr::new(mapped_ip.to_ipv6_mapped().into(), mapped_vip.port());
+    let mapped = SocketAddr::new(dialled_ip.to_ipv6_mapped().into(), mapped_vip.port());
     let v6_vip = serve(ServiceSpec::new("[fd00:96::1]:80".parse()?, [v6]))?;
     cases.push(other("connect6 hit, tracked, IPv4-mapped", "connect6", mapped, Some(600.0)));
     cases.push(other("connect6 hit, tracked, IPv6", "connect6", v6_vip, Some(600.0)));

@@ -1,4 +1,5 @@
 //! Every command of the agent's binary on a real kernel: with the daemon up, killed, and unloaded.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 #[path = "cli/agent.rs"]
 mod agent;

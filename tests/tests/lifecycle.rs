@@ -1,5 +1,6 @@
 //! The agent's life against the real kernel: starts, deaths, changes of its configuration and of the
 //! names it follows, while connections go on.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 #[path = "lifecycle/configuration.rs"]
 mod configuration;

@@ -315,6 +315,13 @@ impl Cause {
             Self::Duration { .. } => "write it as `500ms`, `20s`, `5m`, `3h` or `1h 30m`".into(),
             Self::DurationRange { .. } => "choose a duration in that range".into(),
             Self::DurationGrain { unit, .. } => format!("round it to {unit}"),
+            meaning => meaning.hint_on_meaning(),
+        }
+    }
+
+    /// How to mend what is well-formed but makes no sense.
+    fn hint_on_meaning(&self) -> String {
+        match self {
             Self::Address { .. } => "write it as `10.96.0.10:50051` or `\"[fd00::1]:443\"`".into(),
             Self::AddressPort { text } if text.contains(':') => {
                 format!("write `\"[{text}]:PORT\"`")
@@ -357,6 +364,8 @@ impl Cause {
             Self::TooMany { max, .. } => format!("keep {max} of them"),
             Self::Order { low, .. } => format!("lower `{low}`"),
             Self::Limit { key, .. } => format!("raise `{key}`"),
+            // Every other cause has its hint in `hint`.
+            _ => "see `balancer-agent config --example` for a file that is right".into(),
         }
     }
 }

@@ -80,30 +80,7 @@ impl FakeDatapath {
     pub fn apply(&mut self, write: &Write) -> Result<(), Refused> {
         let refuse = |cause| Err(Refused { write: write.clone(), cause });
         match write {
-            Write::Backend { id, record } => {
-                if *id == 0 || *id >= self.limits.backends {
-                    return refuse("no such backend id");
-                }
-                let old = self.backends.get(id);
-                if record.state != STATE_ACTIVE && self.is_in_force(*id) {
-                    return refuse("the backend still stands in slots in force");
-                }
-                if *record == Backend::default() {
-                    if self.active(*id) > 0 {
-                        return refuse("the backend has connections");
-                    }
-                    self.backends.remove(id);
-                } else {
-                    let same = |old: &Backend| socket(old) == socket(record);
-                    if old.is_none_or(|old| !same(old)) && record.incarnation == 0 {
-                        return refuse("an incarnation starts at one");
-                    }
-                    if old.is_some_and(|old| !same(old) || old.incarnation != record.incarnation) {
-                        return refuse("the id belongs to another backend");
-                    }
-                    self.backends.insert(*id, *record);
-                }
-            }
+            Write::Backend { id, record } => return self.apply_backend(*id, record, write),
             Write::BackendStatsReset { id } => {
                 if self.backends.contains_key(id) {
                     return refuse("the counters are in use");
@@ -152,6 +129,33 @@ impl FakeDatapath {
                     return refuse("no such frontend");
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn apply_backend(&mut self, id: u32, record: &Backend, write: &Write) -> Result<(), Refused> {
+        let refuse = |cause| Err(Refused { write: write.clone(), cause });
+        if id == 0 || id >= self.limits.backends {
+            return refuse("no such backend id");
+        }
+        let old = self.backends.get(&id);
+        if record.state != STATE_ACTIVE && self.is_in_force(id) {
+            return refuse("the backend still stands in slots in force");
+        }
+        if *record == Backend::default() {
+            if self.active(id) > 0 {
+                return refuse("the backend has connections");
+            }
+            self.backends.remove(&id);
+        } else {
+            let same = |old: &Backend| socket(old) == socket(record);
+            if old.is_none_or(|old| !same(old)) && record.incarnation == 0 {
+                return refuse("an incarnation starts at one");
+            }
+            if old.is_some_and(|old| !same(old) || old.incarnation != record.incarnation) {
+                return refuse("the id belongs to another backend");
+            }
+            self.backends.insert(id, *record);
         }
         Ok(())
     }

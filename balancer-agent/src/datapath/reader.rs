@@ -27,7 +27,7 @@ impl Maps {
     /// Whatever aya or the kernel says.
     pub fn read_state(&self) -> Result<KernelState, MapError> {
         let mut state = KernelState::default();
-        for entry in self.service_names.iter() {
+        for entry in &self.service_names {
             let (id, name) = entry?;
             let id = id.0;
             if id == SERVICE_SELF_TEST {
@@ -47,12 +47,12 @@ impl Maps {
             state.services.insert(id, service);
         }
         state.backends = self.read_backends()?;
-        for entry in self.frontends_v4.iter() {
+        for entry in &self.frontends_v4 {
             let (key, frontend) = entry?;
             let address = Address::from_v4(key.0.address_be);
             state.frontends.insert(socket_address(address, key.0.port_be), frontend.0.service);
         }
-        for entry in self.frontends_v6.iter() {
+        for entry in &self.frontends_v6 {
             let (key, frontend) = entry?;
             state
                 .frontends

@@ -8,6 +8,10 @@ use aya::maps::MapError;
 use balancer_common::{flow::Flow, service::SERVICE_SELF_TEST};
 use std::collections::{BTreeMap, HashMap};
 
+/// Slots in a chunk, as schedules count.
+#[expect(clippy::cast_possible_truncation, reason = "16")]
+const CHUNK_SLOTS: u32 = balancer_common::service::CHUNK_SLOTS as u32;
+
 /// What came along.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transferred {
@@ -55,7 +59,7 @@ pub fn copy(
             new.backends.set(id, record, 0)?;
         }
     }
-    for entry in old.service_names.iter() {
+    for entry in &old.service_names {
         let (id, name) = entry?;
         let record = old.services.get(&id.0, 0)?;
         if !fits(&record.0, id.0, new, old)? {
@@ -84,7 +88,7 @@ fn fits(
     let bank = record.bank();
     let chunks_end = new.limits.chunks - 1;
     for schedule in [bank.v4, bank.v6] {
-        let chunks = schedule.slots.div_ceil(balancer_common::service::CHUNK_SLOTS as u32);
+        let chunks = schedule.slots.div_ceil(CHUNK_SLOTS);
         let in_reach = old.read_schedule(schedule)?.iter().all(|id| *id < new.limits.backends);
         if schedule.chunk + chunks > chunks_end || !in_reach {
             return Ok(false);
@@ -94,13 +98,13 @@ fn fits(
 }
 
 fn copy_frontends(old: &Maps, new: &mut Maps, done: &mut Transferred) -> Result<(), MapError> {
-    for entry in old.frontends_v4.iter() {
+    for entry in &old.frontends_v4 {
         let (key, frontend) = entry?;
         if is_named(new, frontend.0.service) && new.frontends_v4.insert(key, frontend, 0).is_err() {
             done.left_behind += 1;
         }
     }
-    for entry in old.frontends_v6.iter() {
+    for entry in &old.frontends_v6 {
         let (key, frontend) = entry?;
         if is_named(new, frontend.0.service) && new.frontends_v6.insert(key, frontend, 0).is_err() {
             done.left_behind += 1;
@@ -123,7 +127,7 @@ where
     V: bytemuck::Pod,
 {
     let mut lost = 0;
-    for entry in old.iter() {
+    for entry in old {
         let (key, value) = entry?;
         if new.insert(key, value, 0).is_err() {
             lost += 1;

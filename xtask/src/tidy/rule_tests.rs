@@ -81,7 +81,7 @@ fn unsafe_stands_only_where_it_may() {
     assert_found("balancer-agent/src/datapath/link.rs", text, &[]);
     assert_found("balancer-agent/src/datapath.rs", text, &[]);
     assert_found("balancer-ebpf/src/maps.rs", text, &[]);
-    assert_found("balancer-ebpf/src/pick.rs", text, &[(3, "unsafe")]);
+    assert_found("balancer-ebpf/src/flow.rs", text, &[(3, "unsafe")]);
     assert_found("balancer-agent/src/datapaths.rs", text, &[(3, "unsafe")]);
     assert_found("a/src/x.rs", "//! X.\nm! { unsafe impl A for B {} }\n", &[(2, "unsafe")]);
 }
