@@ -37,9 +37,7 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
             for version in 1..=RELOADS {
                 let before = generation()?;
                 agent.configure(&configuration(services, version))?;
-                wait_for("the reload", || {
-                    Ok((generation()? != before).then_some(()))
-                })?;
+                wait_for("the reload", || Ok((generation()? != before).then_some(())))?;
             }
             reloaded.push(megabytes(agent.resident_bytes()?));
             maps.push(megabytes(map_bytes(&world)?));
