@@ -26,7 +26,7 @@ macro_rules! shared {
 }
 
 /// Records that programs and agent share.
-fn records() -> [(&'static str, Layout); 9] {
+fn records() -> [(&'static str, Layout); 8] {
     [
         shared!(Backend {
             address,
@@ -80,6 +80,12 @@ fn records() -> [(&'static str, Layout); 9] {
         shared!(ServiceStats { untouched, socket_option_failures }),
         shared!(SlotChunk { backends }),
         shared!(Settings { abi_version, reserved, trace_until_ns }),
+    ]
+}
+
+/// Keys and parts of records.
+fn keys_and_parts() -> [(&'static str, Layout); 8] {
+    [
         shared!(TraceEvent {
             time_ns,
             pod,
@@ -95,12 +101,6 @@ fn records() -> [(&'static str, Layout); 9] {
             slots,
             pid
         }),
-    ]
-}
-
-/// Keys and parts of records.
-fn keys_and_parts() -> [(&'static str, Layout); 7] {
-    [
         shared!(Frontend { service, reserved }),
         shared!(FrontendKeyV4 { address_be, port_be, reserved }),
         shared!(FrontendKeyV6 { address, port_be, reserved }),
