@@ -84,18 +84,6 @@ impl Config {
         include_str!("../../deploy/config.example.yaml")
     }
 
-    /// Everything but the services.
-    #[must_use]
-    pub fn without_services(&self) -> Self {
-        Self {
-            node_rank: self.node_rank,
-            dns: self.dns.clone(),
-            limits: self.limits,
-            datapath_log_level: self.datapath_log_level,
-            services: Vec::new(),
-        }
-    }
-
     /// The keys that differ from `running` and take effect only when the agent starts anew.
     pub fn restart_needed(&self, running: &Self) -> Vec<&'static str> {
         let differences = [

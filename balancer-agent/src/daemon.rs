@@ -18,7 +18,7 @@ use crate::{
     },
     sources::{
         dns::{DnsHealth, DnsSource, Wanted},
-        file::{FileHandle, FileSource, FileUpdate},
+        file::{FileHandle, FileSource, FileUpdate, Services},
     },
 };
 use anyhow::{Context, bail};
@@ -81,7 +81,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (source, file) = FileSource::new(&options.config)?;
     let (updates, mut file_updates) = mpsc::channel(1);
     tokio::spawn(source.run(updates));
-    let config = first_config(&mut file_updates).await?;
+    let (config, services) = first_config(&mut file_updates).await?;
     let _claim = RuntimeClaim::take(&options.runtime)?;
     capabilities::require()?;
     startup::lift_memlock_limit();
@@ -93,7 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::spawn(dns.run(wanted_receiver, events));
 
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
-    daemon.adopt(config);
+    daemon.adopt(&config, services);
     daemon.await_first_answers(&mut dns_events).await;
     daemon.take_over().await?;
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
@@ -127,9 +127,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
 }
 
-async fn first_config(updates: &mut mpsc::Receiver<FileUpdate>) -> anyhow::Result<Arc<Config>> {
+async fn first_config(
+    updates: &mut mpsc::Receiver<FileUpdate>,
+) -> anyhow::Result<(Arc<Config>, Services)> {
     match updates.recv().await {
-        Some(FileUpdate::Loaded { config, .. }) => Ok(config),
+        Some(FileUpdate::Loaded { config, services, .. }) => Ok((config, services)),
         Some(FileUpdate::Rejected(error)) => bail!("{error}"),
         Some(FileUpdate::Unchanged) | None => bail!("the configuration was not read"),
     }
@@ -165,19 +167,28 @@ impl Daemon {
     }
 
     /// Applies a configuration: its services go to the core, its lookups to the DNS source.
-    fn adopt(&mut self, config: Arc<Config>) {
+    fn adopt(&mut self, config: &Config, services: Services) {
         let at = Instant::now();
-        // Nobody else has it by now, so that thousands of services need not be copied.
-        let config = Arc::try_unwrap(config).unwrap_or_else(|shared| (*shared).clone());
-        self.engine.observe(Event::Snapshot { source: Source::File, services: config.services });
+        let source = Source::File;
+        match services {
+            Services::All(services) => self.engine.observe(Event::Snapshot { source, services }),
+            Services::Changes { changed, removed } => {
+                for name in removed {
+                    self.engine.observe(Event::ServiceRemoved { source, name });
+                }
+                for service in changed {
+                    self.engine.observe(Event::ServiceChanged { source, service });
+                }
+            }
+        }
+        self.engine.settle(at);
         let lookups = self.engine.core.lookups().cloned().collect();
-        let wanted = Wanted { settings: config.dns, lookups };
+        let wanted = Wanted { settings: config.dns.clone(), lookups };
         self.wanted.send_if_modified(|now| {
             let differs = *now != wanted;
             *now = wanted;
             differs
         });
-        self.engine.settle(at);
         self.memory_due = true;
     }
 
@@ -230,15 +241,15 @@ impl Daemon {
     fn file_changed(&mut self, update: FileUpdate) {
         self.config_status.rejections = self.file.rejected();
         let answer = match update {
-            FileUpdate::Loaded { config, restart_needed } => {
+            FileUpdate::Loaded { config, services, restart_needed } => {
                 self.config_status.rejected = None;
                 self.config_status.restart_needed =
                     restart_needed.iter().map(|key| (*key).to_owned()).collect();
                 if !restart_needed.is_empty() {
                     tracing::warn!(keys = restart_needed.join(", "), "in force after a restart");
                 }
-                tracing::info!(services = config.services.len(), "configuration applied");
-                self.adopt(config);
+                self.adopt(&config, services);
+                tracing::info!("configuration applied");
                 Answer::Reloaded { changed: true }
             }
             FileUpdate::Unchanged => Answer::Reloaded { changed: false },

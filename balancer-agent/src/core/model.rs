@@ -195,7 +195,7 @@ pub struct Keepalive {
 }
 
 /// A named set of frontends and backends with one policy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
     /// Unique over all sources.
     pub name: ServiceName,

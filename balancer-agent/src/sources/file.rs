@@ -4,12 +4,14 @@
 //! whole document with half of the services; a bad file is told of and changes nothing; unchanged
 //! content is not told of again.
 
+mod changes;
 mod links;
 #[cfg(test)]
 mod tests;
 mod watch;
 
 use crate::config::{Config, ConfigError};
+use changes::Digests;
 use std::{
     fs::File,
     hash::{DefaultHasher, Hash, Hasher},
@@ -27,6 +29,7 @@ use tokio::{
 };
 use watch::{DirectoryWatch, Signal};
 
+pub use changes::Services;
 pub use watch::WatchError;
 
 /// Largest file that is read; 10,000 services of 10 backends take about 10 MB.
@@ -41,8 +44,10 @@ const SETTLE_MAX: Duration = Duration::from_secs(10);
 pub enum FileUpdate {
     /// A new configuration, to be applied.
     Loaded {
-        /// All of it.
+        /// All of it but the services.
         config: Arc<Config>,
+        /// The services: all at first, then what changed.
+        services: Services,
         /// Keys that differ from what the agent runs with and take effect at its next start.
         restart_needed: Vec<&'static str>,
     },
@@ -123,7 +128,9 @@ pub struct FileSource {
     told: Option<Told>,
     /// The settings that the agent has run with since its start; their services may be many, and are
     /// not kept.
-    running: Option<Config>,
+    running: Option<Arc<Config>>,
+    /// The services that were told.
+    digests: Arc<Digests>,
     /// The last failure to watch, so that it is logged once.
     unwatched: Option<String>,
 }
@@ -138,8 +145,16 @@ enum Told {
 /// What one look at the file finds.
 enum Finding {
     Unchanged,
-    New(u64, Box<Config>),
+    New(Box<Content>),
     Bad(u64, FileError),
+}
+
+/// A usable content that was not told yet.
+struct Content {
+    hash: u64,
+    config: Config,
+    services: Services,
+    digests: Digests,
 }
 
 // === impl FileHandle ===
@@ -180,6 +195,7 @@ impl FileSource {
             handle: handle.clone(),
             told: None,
             running: None,
+            digests: Arc::default(),
             unwatched: None,
         };
         Ok((source, handle))
@@ -233,21 +249,23 @@ impl FileSource {
             tracing::warn!(error, "changes of the configuration are not seen; reload by SIGHUP");
         }
         self.unwatched = unwatched;
-        let (path, told) = (self.path.clone(), self.told);
-        let look = tokio::task::spawn_blocking(move || look(&path, told));
+        let (path, told, digests) = (self.path.clone(), self.told, Arc::clone(&self.digests));
+        let look = tokio::task::spawn_blocking(move || look(&path, told, &digests));
         look.await.unwrap_or_else(|source| bad(FileError::Ended { source }))
     }
 
     fn update(&mut self, finding: Finding, asked: bool) -> Option<FileUpdate> {
         match finding {
             Finding::Unchanged => asked.then_some(FileUpdate::Unchanged),
-            Finding::New(hash, config) => {
+            Finding::New(content) => {
+                let Content { hash, config, services, digests } = *content;
                 self.told = Some(Told::Loaded(hash));
+                self.digests = Arc::new(digests);
                 self.handle.counts.loaded.fetch_add(1, Ordering::Relaxed);
-                let config = Arc::<Config>::from(config);
-                let running = self.running.get_or_insert_with(|| config.without_services());
+                let config = Arc::new(config);
+                let running = self.running.get_or_insert_with(|| Arc::clone(&config));
                 let restart_needed = config.restart_needed(running);
-                Some(FileUpdate::Loaded { config, restart_needed })
+                Some(FileUpdate::Loaded { config, services, restart_needed })
             }
             Finding::Bad(hash, error) => {
                 let before = self.told.replace(Told::Rejected(hash));
@@ -271,7 +289,7 @@ fn bad(error: FileError) -> Finding {
     Finding::Bad(hash(error.to_string()), error)
 }
 
-fn look(path: &Path, told: Option<Told>) -> Finding {
+fn look(path: &Path, told: Option<Told>, digests: &Digests) -> Finding {
     let text = match read(path) {
         Ok(text) => text,
         Err(error) => return bad(error),
@@ -281,7 +299,11 @@ fn look(path: &Path, told: Option<Told>) -> Finding {
         return Finding::Unchanged;
     }
     match Config::parse(&text, &path.to_string_lossy()) {
-        Ok(config) => Finding::New(hash, Box::new(config)),
+        Ok(mut config) => {
+            // Here, on a thread of its own, unchanged services are found and let go of.
+            let (services, digests) = digests.compare(std::mem::take(&mut config.services));
+            Finding::New(Box::new(Content { hash, config, services, digests }))
+        }
         Err(error) => Finding::Bad(hash, error.into()),
     }
 }
