@@ -54,7 +54,7 @@ pub struct Flow {
     pub srtt_us: u32,
     /// Segments sent again.
     pub retransmits: u32,
-    /// Round-trip samples seen, which paces how often `srtt_us` is refreshed.
+    /// Round-trip samples seen since the start or since a segment was sent again.
     pub samples: u32,
     /// Kept zero.
     pub reserved: u32,

@@ -17,8 +17,9 @@ use balancer_common::{
 
 /// `TCP_CLOSE` of `include/net/tcp_states.h`; part of the ABI since `BPF_TCP_CLOSE` mirrors it.
 const TCP_CLOSE: u32 = 7;
-/// Every this many round-trip samples the smoothed time is taken over; a power of two.
-const SAMPLES_PER_REFRESH: u32 = 32;
+/// Round-trip samples that are followed, from the start and after each segment sent again. Beyond
+/// them a connection runs no program of ours, whatever it carries.
+const SAMPLES_MAX: u32 = 32;
 
 const SOL_SOCKET: i32 = 1;
 const SO_KEEPALIVE: i32 = 9;
@@ -96,9 +97,13 @@ fn established(ctx: &SockOpsContext) {
 #[inline(always)]
 fn retransmitted(ctx: &SockOpsContext) {
     let cookie = context::cookie(ctx);
-    let Some(flow) = lookup::change_flow(cookie, |flow| flow.retransmits += 1) else {
-        return;
-    };
+    let flow = lookup::change_flow(cookie, |flow| {
+        flow.retransmits += 1;
+        flow.samples = 0;
+    });
+    let Some(flow) = flow else { return };
+    // The path may have changed: its round-trip time is looked at anew.
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.add(Counter::Retransmits, 1);
     }
@@ -110,18 +115,19 @@ fn expired(ctx: &SockOpsContext) {
     let _ = lookup::change_flow(context::cookie(ctx), |flow| flow.flags |= FLOW_EXPIRED);
 }
 
-/// Runs for each round-trip sample, so nearly for each ACK: most runs only count.
+/// Runs for each round-trip sample, so nearly for each ACK, until enough were seen.
 #[inline(always)]
 fn sampled(ctx: &SockOpsContext) {
+    let srtt_us = context::srtt_us(ctx);
     let flow = lookup::change_flow(context::cookie(ctx), |flow| {
-        flow.samples = flow.samples.wrapping_add(1);
+        flow.samples += 1;
+        flow.srtt_us = srtt_us;
     });
     let Some(flow) = flow else { return };
-    if flow.samples & (SAMPLES_PER_REFRESH - 1) != 0 {
+    if flow.samples < SAMPLES_MAX {
         return;
     }
-    let srtt_us = context::srtt_us(ctx);
-    let _ = lookup::change_flow(context::cookie(ctx), |flow| flow.srtt_us = srtt_us);
+    let _ = ctx.set_cb_flags((ctx.cb_flags() & !BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.set_srtt_us(srtt_us);
     }

@@ -76,8 +76,7 @@ fn compare(
         for (nth, (name, own, base)) in quantiles.into_iter().enumerate() {
             let what = format!("{server}: {what}, {name}");
             let figure = Figure::new(what, Unit::Ratio, &ratios(&own, &base));
-            // The bars were set for servers that wait.
-            let bar = bars.filter(|_| is_served).map(|bars| [bars.0, bars.1][nth]);
+            let bar = bars.map(|bars| [bars.0, bars.1][nth]);
             figures.push(match bar {
                 Some(bar) => figure.at_most(bar),
                 None => figure,
