@@ -1,7 +1,7 @@
 //! The toolchain that compiles the kernel programs: a rustc with a `core` for BPF, and bpf-linker.
 //!
 //! [`facts`] looks at the machine, [`select`] decides on facts alone, [`install`] says what to add
-//! when nothing fits, [`explain`] shows all of it. Only `facts` and `install` touch the machine.
+//! when nothing fits, [`explain()`] shows all of it. Only `facts` and `install` touch the machine.
 
 mod explain;
 mod facts;

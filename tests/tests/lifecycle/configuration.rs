@@ -19,20 +19,20 @@ fn changes_are_applied_however_they_are_written() {
     }
     let scene = Scene::new("changes", 4);
     let all = scene.addresses();
-    let agent = Agent::start(&scene.world, &scene.config_with(&all[..1], 4_096)).unwrap();
+    let agent = Agent::start(&scene.world, &Scene::config_with(&all[..1], 4_096)).unwrap();
     let pod = scene.pod("pod");
     assert_eq!(reach(&pod, 4), set(&all[..1]));
     let changes = || agent.status().unwrap().work.changes;
 
     // Another file renamed over it, as editors and Kubernetes do.
     let before = changes();
-    write_config(&scene.world, &scene.config_with(&all[..2], 4_096)).unwrap();
+    write_config(&scene.world, &Scene::config_with(&all[..2], 4_096)).unwrap();
     agent.until(|status| status.work.changes > before).unwrap();
     assert_eq!(reach(&pod, 4), set(&all[..2]));
 
     // Written in place.
     let before = changes();
-    fs::write(config_path(&scene.world), scene.config_with(&all[..3], 4_096)).unwrap();
+    fs::write(config_path(&scene.world), Scene::config_with(&all[..3], 4_096)).unwrap();
     agent.until(|status| status.work.changes > before).unwrap();
     assert_eq!(reach(&pod, 6), set(&all[..3]));
 
@@ -42,7 +42,7 @@ fn changes_are_applied_however_they_are_written() {
     agent.signal(Signal::SIGHUP).unwrap();
     agent.until(|status| status.config.rejected.is_some()).unwrap();
     assert_eq!(reach(&pod, 6), set(&all[..3]));
-    write_config(&scene.world, &scene.config_with(&all[1..], 4_096)).unwrap();
+    write_config(&scene.world, &Scene::config_with(&all[1..], 4_096)).unwrap();
     agent.signal(Signal::SIGHUP).unwrap();
     agent.until(|status| status.work.changes > before).unwrap();
     assert_eq!(reach(&pod, 6), set(&all[1..]));

@@ -24,7 +24,7 @@ fn other_limits_carry_everything_over() {
     let weather = Weather::start(scene.pod("storm"));
 
     // Limits are in force after a restart; until then the agent says so.
-    let larger = scene.config_with(&scene.addresses(), 8_192);
+    let larger = Scene::config_with(&scene.addresses(), 8_192);
     agent.configure(&larger).unwrap();
     let status = agent.status().unwrap();
     assert_eq!(status.config.restart_needed, ["limits"]);
@@ -97,7 +97,7 @@ fn a_start_that_broke_off_leaves_nothing_to_be_adopted() {
     let pod = scene.pod("pod");
     let open = pod.dial(FRONTEND.parse().unwrap()).unwrap();
 
-    let config = scene.config_with(&scene.addresses(), 8_192);
+    let config = Scene::config_with(&scene.addresses(), 8_192);
     write_config(&scene.world, &config).unwrap();
     let agent = Launch::new(&scene.world).start().unwrap();
     let status = agent.status().unwrap();

@@ -1,4 +1,8 @@
 //! Agents that end, and those that take over from them.
+#![expect(
+    clippy::redundant_closure_for_method_calls,
+    reason = "the method itself is for one lifetime, the closure for all"
+)]
 
 use crate::scene::{FRONTEND, Scene, Weather, reach};
 use balancer_tests::{
@@ -95,7 +99,7 @@ fn what_changed_in_the_file_meanwhile_is_reconciled() {
     let before = scene.kernel_backends();
     agent.kill().unwrap();
     let kept = &scene.addresses()[1..];
-    write_config(&scene.world, &scene.config_with(kept, 4_096)).unwrap();
+    write_config(&scene.world, &Scene::config_with(kept, 4_096)).unwrap();
     let pod = scene.pod("pod");
     scene.assert_balanced(&pod);
 

@@ -33,7 +33,7 @@ pub(crate) const FRONTEND: &str = "10.96.0.1:80";
 /// Connects of a storm between two looks at whether it shall end.
 const BURST: u32 = 50;
 /// Longest wait for a storm to get on.
-const STORM_PATIENCE: Duration = Duration::from_secs(60);
+const STORM_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A world with some backends.
 pub(crate) struct Scene {
@@ -52,11 +52,11 @@ impl Scene {
 
     /// A configuration of one round-robin service with all backends.
     pub(crate) fn config(&self) -> String {
-        self.config_with(&self.addresses(), 4_096)
+        Self::config_with(&self.addresses(), 4_096)
     }
 
     /// The same with these backends and room for so many connections.
-    pub(crate) fn config_with(&self, backends: &[SocketAddr], connections: u32) -> String {
+    pub(crate) fn config_with(backends: &[SocketAddr], connections: u32) -> String {
         let backends: Vec<_> = backends.iter().map(|it| format!("\"{it}\"")).collect();
         format!(
             "version: 1\n{}services:\n  - name: shop\n    frontends: [\"{FRONTEND}\"]\n    \

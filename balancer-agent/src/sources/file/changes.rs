@@ -44,13 +44,14 @@ mod tests {
     use crate::config::Config;
 
     fn services(weights: &[(&str, u32)]) -> Vec<Service> {
-        let mut text = String::from("version: 1\nservices:\n");
-        for (index, (name, weight)) in weights.iter().enumerate() {
-            text += &format!(
-                "- {{name: {name}, frontends: ['10.96.0.{}:80'], backends: [{{address: '10.1.0.1:80', weight: {weight}}}]}}\n",
+        let items = weights.iter().enumerate().map(|(index, (name, weight))| {
+            format!(
+                "- {{name: {name}, frontends: ['10.96.0.{}:80'], \
+                 backends: [{{address: '10.1.0.1:80', weight: {weight}}}]}}\n",
                 index + 1
-            );
-        }
+            )
+        });
+        let text = format!("version: 1\nservices:\n{}", items.collect::<String>());
         Config::parse(&text, "test").unwrap().services
     }
 
