@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate. Raised whenever a shared type, the meaning of one of its
 /// fields, or the set of maps changes; pinned state of another version is never reinterpreted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps, as the kernel programs declare them and as their pins are called.
 pub mod map {
@@ -30,6 +30,8 @@ pub mod map {
     pub const AFFINITIES: &str = "AFFINITIES";
     /// Socket cookie (`u64`) → [`crate::flow::Flow`].
     pub const FLOWS: &str = "FLOWS";
+    /// Low bits of a socket cookie → `u64`, how many tracked dials have not sent anything yet.
+    pub const DIALLING: &str = "DIALLING";
     /// [`crate::reason::Reason`] as index → `u64` per CPU.
     pub const REASONS: &str = "REASONS";
     /// Index 0 → [`crate::settings::Settings`].
@@ -38,7 +40,7 @@ pub mod map {
     pub const TRACES: &str = "TRACES";
 
     /// Every map that holds state across a restart of the agent.
-    pub const PINNED: [&str; 15] = [
+    pub const PINNED: [&str; 16] = [
         FRONTENDS_V4,
         FRONTENDS_V6,
         SERVICES,
@@ -51,6 +53,7 @@ pub mod map {
         POD_CURSORS,
         AFFINITIES,
         FLOWS,
+        DIALLING,
         REASONS,
         SETTINGS,
         TRACES,
@@ -65,8 +68,11 @@ pub const BACKENDS_MAX: usize = 131_072;
 pub const FRONTENDS_MAX: usize = 65_536;
 /// Most chunks of slots; one chunk is [`crate::service::CHUNK_SLOTS`] slots.
 pub const CHUNKS_MAX: usize = 65_536;
-/// Most tracked connections of the node.
-pub const FLOWS_MAX: usize = 65_536;
+/// Most tracked connections of the node. A larger table costs each `connect()` more, since its
+/// buckets are picked at random: twice the size, twice the pages that fall out of the CPU's caches.
+pub const FLOWS_MAX: usize = 16_384;
+/// Length of [`map::DIALLING`], a power of two. Cookies are handed out in sequence.
+pub const DIALLING_SLOTS: usize = 1_024;
 /// Most (pod, service) pairs that are remembered; the least recently used is forgotten.
 pub const POD_SERVICES_MAX: usize = 65_536;
 /// Bytes of the trace ring buffer.

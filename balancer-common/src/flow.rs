@@ -26,6 +26,10 @@ pub const fn state_name(state: u32) -> &'static str {
 /// The retransmission timer gave the connection up: its end is a time-out.
 pub const FLOW_EXPIRED: u32 = 1;
 
+/// Its first segment was about to be sent: [`crate::abi::map::DIALLING`] no longer counts it, and its
+/// socket reports its TCP events.
+pub const FLOW_FOLLOWED: u32 = 2;
+
 /// One TCP connection made to a frontend. Keyed by its socket's cookie.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

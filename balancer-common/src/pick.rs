@@ -53,13 +53,13 @@ impl Load {
 /// The slot with the least load, looking from the cursor's slot on, so that equals take turns.
 ///
 /// Small schedules are searched whole. In larger ones the cursor's slot competes with one at
-/// random (`random`), the "power of two choices" (Mitzenmacher 2001; Envoy's least-request).
-/// `load_of` returns `None` for a slot that cannot be used.
+/// random (`random`, asked only then), the "power of two choices" (Mitzenmacher 2001; Envoy's
+/// least-request). `load_of` returns `None` for a slot that cannot be used.
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "the closure must be inlined for the verifier")]
 pub fn least_loaded(
     cursor: u64,
-    random: u32,
+    random: impl FnOnce() -> u32,
     slots: u32,
     load_of: impl Fn(u32) -> Option<Load>,
 ) -> u32 {
@@ -70,7 +70,8 @@ pub fn least_loaded(
     let mut best = first;
     let mut best_load = load_of(first);
     if slots > SCAN_SLOTS_MAX {
-        let second = slot_of_cursor(u64::from(first) + 1 + u64::from(random % (slots - 1)), slots);
+        let second =
+            slot_of_cursor(u64::from(first) + 1 + u64::from(random() % (slots - 1)), slots);
         return if is_better(load_of(second), best_load) { second } else { first };
     }
     // VERIFIER: a constant bound; loops with one are accepted from Linux 5.3 on. Each slot is derived
@@ -110,9 +111,12 @@ mod tests {
         let mut active = vec![0; weights.len()];
         for cursor in 0..count {
             let slots = u32::try_from(weights.len()).unwrap();
-            let slot = least_loaded(cursor, 7, slots, |slot| {
-                Some(Load { active: active[slot as usize], weight: weights[slot as usize] })
-            });
+            let slot = least_loaded(
+                cursor,
+                || 7,
+                slots,
+                |slot| Some(Load { active: active[slot as usize], weight: weights[slot as usize] }),
+            );
             active[slot as usize] += 1;
         }
         active
@@ -128,7 +132,7 @@ mod tests {
     #[test]
     fn unusable_slots_are_passed_over() {
         let only_third = |slot| (slot == 2).then_some(Load { active: 9, weight: 1 });
-        assert_eq!(least_loaded(0, 0, 4, only_third), 2);
+        assert_eq!(least_loaded(0, || 0, 4, only_third), 2);
     }
 
     proptest! {
@@ -138,7 +142,7 @@ mod tests {
             active in proptest::collection::vec(0u64..1000, 1..=SCAN_SLOTS_MAX as usize),
         ) {
             let slots = u32::try_from(active.len()).unwrap();
-            let slot = least_loaded(cursor, random, slots, |slot| {
+            let slot = least_loaded(cursor, || random, slots, |slot| {
                 Some(Load { active: active[slot as usize], weight: 1 })
             });
             prop_assert_eq!(active[slot as usize], *active.iter().min().unwrap());
@@ -149,7 +153,7 @@ mod tests {
             cursor: u64, random: u32, slots in SCAN_SLOTS_MAX + 1..1000,
         ) {
             // Load rises with the slot: the winner is the lower of the two candidates.
-            let slot = least_loaded(cursor, random, slots, |slot| {
+            let slot = least_loaded(cursor, || random, slots, |slot| {
                 Some(Load { active: u64::from(slot), weight: 1 })
             });
             prop_assert!(slot < slots && slot <= slot_of_cursor(cursor, slots));

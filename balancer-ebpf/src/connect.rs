@@ -110,7 +110,7 @@ fn try_balance<const FETCH: bool>(
         address_be => address_be,
     };
     if flags & SERVICE_TRACKED != 0 {
-        flow::begin(ctx, pod, subject)?;
+        flow::begin::<FETCH>(ctx, pod, subject)?;
     }
     if let Some(stats) = lookup::backend_stats(subject.pick.backend) {
         stats.add(Counter::Picked, 1);

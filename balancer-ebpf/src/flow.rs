@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use balancer_common::{
-    flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, Flow},
+    flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED, Flow},
     reason::Reason,
 };
 
@@ -23,17 +23,22 @@ const EEXIST: i32 = -17;
 
 /// Starts tracking a connection to the backend that was picked.
 #[inline(always)]
-pub(crate) fn begin(ctx: &SockAddrContext, pod: u64, subject: &Subject) -> Result<(), Reason> {
+pub(crate) fn begin<const COARSE: bool>(
+    ctx: &SockAddrContext,
+    pod: u64,
+    subject: &Subject,
+) -> Result<(), Reason> {
     let cookie = context::cookie(ctx);
-    let mut inserted = insert(cookie, pod, subject);
+    let mut inserted = insert::<COARSE>(cookie, pod, subject);
     if inserted == EEXIST {
         // A dial that failed before its first segment (no route, say) leaves its flow behind.
         end(cookie, Some(Reason::Redialled));
-        inserted = insert(cookie, pod, subject);
+        inserted = insert::<COARSE>(cookie, pod, subject);
     }
     if inserted != 0 {
         return Err(Reason::FlowTableFull);
     }
+    lookup::count_dialling(cookie, 1);
     if let Some(stats) = lookup::backend_stats(subject.pick.backend) {
         stats.add(Counter::Active, 1);
     }
@@ -43,10 +48,10 @@ pub(crate) fn begin(ctx: &SockAddrContext, pod: u64, subject: &Subject) -> Resul
 // VERIFIER: functions of their own, as is `end`: the frames of all functions on a path share 512
 // bytes, each rounded up to 32 before Linux 6.9, and these records are on no path together.
 #[inline(never)]
-fn insert(cookie: u64, pod: u64, subject: &Subject) -> i32 {
+fn insert<const COARSE: bool>(cookie: u64, pod: u64, subject: &Subject) -> i32 {
     let flow = Flow {
         pod,
-        started_ns: context::now_ns(),
+        started_ns: if COARSE { context::now_coarse_ns() } else { context::now_ns() },
         frontend: subject.frontend,
         frontend_port_be: subject.frontend_port_be,
         frontend_family: subject.frontend.family(),
@@ -79,6 +84,9 @@ pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
     if maps::FLOWS.remove(cookie).is_err() {
         // Another hook of this socket was faster and has counted it.
         return;
+    }
+    if flow.flags & FLOW_FOLLOWED == 0 {
+        lookup::count_dialling(cookie, -1);
     }
     let established = flow.state == FLOW_ESTABLISHED;
     let reason = match reason {

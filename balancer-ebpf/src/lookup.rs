@@ -6,6 +6,7 @@
 
 use crate::maps;
 use balancer_common::{
+    abi,
     backend::{Backend, BackendStats},
     flow::Flow,
     frontend::{FrontendKeyV4, FrontendKeyV6},
@@ -220,6 +221,27 @@ pub(crate) fn affinity(key: &PodServiceKey) -> Option<Affinity> {
 #[inline(always)]
 pub(crate) fn remember_affinity(key: &PodServiceKey, affinity: &Affinity) {
     let _ = maps::AFFINITIES.insert(key, affinity, 0);
+}
+
+/// The number of tracked dials among the sockets that share this one's place.
+#[inline(always)]
+fn dialling(cookie: u64) -> Option<*mut u64> {
+    maps::DIALLING.get_ptr_mut((cookie % abi::DIALLING_SLOTS as u64) as u32)
+}
+
+/// Whether a socket that is about to send its first segment may have a flow.
+#[inline(always)]
+pub(crate) fn may_be_dialling(cookie: u64) -> bool {
+    // SAFETY: array values stay valid; the read is volatile since other CPUs write.
+    dialling(cookie).is_some_and(|dials| unsafe { ptr::read_volatile(dials) } != 0)
+}
+
+/// Counts a tracked dial that begins (1), or that has sent its first segment or ended (-1).
+#[inline(always)]
+pub(crate) fn count_dialling(cookie: u64, amount: i64) {
+    if let Some(dials) = dialling(cookie) {
+        add(dials, amount);
+    }
 }
 
 /// A copy of the flow of a socket.

@@ -75,6 +75,12 @@ pub(crate) static AFFINITIES: LruHashMap<PodServiceKey, Affinity, { abi::POD_SER
 #[btf_map]
 pub(crate) static FLOWS: HashMap<u64, Flow, { abi::FLOWS_MAX }> = HashMap::new();
 
+// Tells most sockets that are not tracked from those that are, without a look into `FLOWS`: that one's
+// buckets lie anywhere in a large table, so that each look is a cache miss or two. Neighbouring
+// cookies share a cache line here.
+#[btf_map]
+pub(crate) static DIALLING: Array<u64, { abi::DIALLING_SLOTS }> = Array::new();
+
 #[btf_map]
 pub(crate) static REASONS: PerCpuArray<u64, { REASONS_MAX }> = PerCpuArray::new();
 

@@ -100,7 +100,7 @@ fn pick_slot<const FETCH: bool>(policy: u32, schedule: &Schedule, key: &PodServi
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn least_connection(chunk: u32, slots: u32, cursor: u64) -> u32 {
-    pick::least_loaded(cursor, context::random(), slots, |slot| {
+    pick::least_loaded(cursor, context::random, slots, |slot| {
         let id = lookup::slot(chunk, slot)?;
         let active = lookup::backend_active(id)?;
         Some(Load { active, weight: lookup::backend_weight(id)? })

@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use balancer_common::{
-    flow::{FLOW_ESTABLISHED, FLOW_EXPIRED},
+    flow::{FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED},
     reason::Reason,
 };
 
@@ -29,11 +29,10 @@ const TCP_KEEPINTVL: i32 = 5;
 const TCP_KEEPCNT: i32 = 6;
 const TCP_USER_TIMEOUT: i32 = 18;
 
-/// Everything after [`begin`] is called for tracked connections only: it sets their flags.
-const FOLLOW: u32 = BPF_SOCK_OPS_STATE_CB_FLAG
-    | BPF_SOCK_OPS_RETRANS_CB_FLAG
-    | BPF_SOCK_OPS_RTO_CB_FLAG
-    | BPF_SOCK_OPS_RTT_CB_FLAG;
+/// Everything after [`begin`] is for tracked connections only: it sets their flags.
+/// Round-trip samples are left for [`established`] to ask for: it has that of the handshake.
+const FOLLOW: u32 =
+    BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 
 #[inline(always)]
 pub(crate) fn observe(ctx: &SockOpsContext) {
@@ -53,9 +52,18 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
 #[inline(always)]
 fn begin(ctx: &SockOpsContext) {
     let cookie = context::cookie(ctx);
-    let Some(flow) = lookup::flow(cookie) else {
+    if !lookup::may_be_dialling(cookie) {
         return;
-    };
+    }
+    let mut first = false;
+    let flow = lookup::change_flow(cookie, |flow| {
+        first = flow.flags & FLOW_FOLLOWED == 0;
+        flow.flags |= FLOW_FOLLOWED;
+    });
+    let Some(flow) = flow else { return };
+    if first {
+        lookup::count_dialling(cookie, -1);
+    }
     let _ = ctx.set_cb_flags((ctx.cb_flags() | FOLLOW) as i32);
     let Some(service) = lookup::service(flow.service) else {
         return;
@@ -80,6 +88,10 @@ fn begin(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn established(ctx: &SockOpsContext) {
+    // Called for every connection that a client opens; `begin` has marked those that have a flow.
+    if ctx.cb_flags() & FOLLOW != FOLLOW {
+        return;
+    }
     let cookie = context::cookie(ctx);
     let srtt_us = context::srtt_us(ctx);
     let flow = lookup::change_flow(cookie, |flow| {
@@ -87,6 +99,7 @@ fn established(ctx: &SockOpsContext) {
         flow.srtt_us = srtt_us;
     });
     let Some(flow) = flow else { return };
+    let _ = ctx.set_cb_flags((ctx.cb_flags() | BPF_SOCK_OPS_RTT_CB_FLAG) as i32);
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.add(Counter::Established, 1);
         stats.set_srtt_us(srtt_us);

@@ -5,14 +5,15 @@ use balancer_tests::{
     bench::{
         self, LIMITS, Settings,
         figure::{Figure, Unit},
+        null_program::{CgroupBeside, Hook, NullProgram},
         statistics::{interleaved, quantile, ratios},
-        timed::{Batch, TimedDialer},
+        timed::{Batch, Client, Listener, Listening, TimedDialer},
     },
     fixture::{Fixture, service::ServiceSpec},
 };
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -34,28 +35,45 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     let mut fixture = Fixture::with_limits("bench-connect", LIMITS)?;
     let mut dialer = TimedDialer::start()?;
     let rounds = settings.rounds(ROUNDS);
-    let served = variants(&mut fixture, dialer.listening.served, 0)?;
-    let mut figures = compare(&mut dialer, &served, true, rounds)?;
-    let bare = variants(&mut fixture, dialer.listening.v4, 2)?;
-    figures.extend(compare(&mut dialer, &bare, false, rounds)?);
+    let null_connect = CgroupBeside::new(fixture.world(), "null-connect")?;
+    let null_both = CgroupBeside::new(fixture.world(), "null-both")?;
+    let _programs = [
+        NullProgram::attach(null_connect.path(), Hook::Connect4)?,
+        NullProgram::attach(null_both.path(), Hook::Connect4)?,
+        NullProgram::attach(null_both.path(), Hook::SockOps)?,
+    ];
+    let nulls = [null_connect.path(), null_both.path()];
+    let Listening { behind_veth, served, v4, .. } = dialer.listening;
+    let paths = [
+        ("veth, as gRPC dials", Listener::BehindVeth, behind_veth, Client::Tokio),
+        ("veth", Listener::BehindVeth, behind_veth, Client::Blocking),
+        ("loopback, server waits in accept()", Listener::Served, served, Client::Blocking),
+        ("loopback", Listener::Own, v4, Client::Blocking),
+    ];
+    let mut figures = Vec::new();
+    for (nth, (path, at, direct, by)) in (0_u8..).zip(paths) {
+        let variants = variants(&mut fixture, direct, nulls, 2 * nth)?;
+        let batch = |variant: &Variant| Batch {
+            cgroup: variant.cgroup.clone(),
+            to: variant.to,
+            connects: CONNECTS,
+            asks_peer: false,
+            at,
+            by,
+        };
+        figures.extend(compare(&mut dialer, path, &variants, batch, rounds)?);
+    }
     Ok(figures)
 }
 
 fn compare(
     dialer: &mut TimedDialer,
+    path: &str,
     variants: &[Variant],
-    is_served: bool,
+    batch: impl Fn(&Variant) -> Batch,
     rounds: usize,
 ) -> anyhow::Result<Vec<Figure>> {
-    let mut batch = |variant: &Variant| {
-        dialer.time(&Batch {
-            cgroup: variant.cgroup.clone(),
-            to: variant.to,
-            connects: CONNECTS,
-            asks_peer: false,
-            is_served,
-        })
-    };
+    let mut batch = |variant: &Variant| dialer.time(&batch(variant));
     for variant in variants {
         batch(variant)?;
     }
@@ -66,15 +84,14 @@ fn compare(
     let p50 = |index: usize| -> Vec<f64> { times[index].iter().map(|(p50, _)| *p50).collect() };
     let p99 = |index: usize| -> Vec<f64> { times[index].iter().map(|(_, p99)| *p99).collect() };
     let micros = |nanos: Vec<f64>| -> Vec<f64> { nanos.iter().map(|ns| ns / 1e3).collect() };
-    let server = if is_served { "server waits in accept()" } else { "nobody waits" };
     let mut figures = vec![
-        Figure::new(format!("{server}: direct, p50"), Unit::Microseconds, &micros(p50(0))),
-        Figure::new(format!("{server}: direct, p99"), Unit::Microseconds, &micros(p99(0))),
+        Figure::new(format!("{path}: direct, p50"), Unit::Microseconds, &micros(p50(0))),
+        Figure::new(format!("{path}: direct, p99"), Unit::Microseconds, &micros(p99(0))),
     ];
     for (index, Variant { what, bars, .. }) in variants.iter().enumerate().skip(1) {
         let quantiles = [("p50", p50(index), p50(0)), ("p99", p99(index), p99(0))];
         for (nth, (name, own, base)) in quantiles.into_iter().enumerate() {
-            let what = format!("{server}: {what}, {name}");
+            let what = format!("{path}: {what}, {name}");
             let figure = Figure::new(what, Unit::Ratio, &ratios(&own, &base));
             let bar = bars.map(|bars| [bars.0, bars.1][nth]);
             figures.push(match bar {
@@ -87,7 +104,12 @@ fn compare(
 }
 
 /// The first is what the others are compared with. `used` is how many frontends there are already.
-fn variants(fixture: &mut Fixture, direct: SocketAddr, used: u8) -> anyhow::Result<Vec<Variant>> {
+fn variants(
+    fixture: &mut Fixture,
+    direct: SocketAddr,
+    [null_connect, null_both]: [&Path; 2],
+    used: u8,
+) -> anyhow::Result<Vec<Variant>> {
     let vip = |last| SocketAddr::new(Ipv4Addr::new(10, 96, 0, used + last).into(), 80);
     let (tracked, untracked) = (vip(1), vip(2));
     fixture.serve(ServiceSpec::new(tracked, [direct]))?;
@@ -95,12 +117,14 @@ fn variants(fixture: &mut Fixture, direct: SocketAddr, used: u8) -> anyhow::Resu
     let pod = fixture.world().pod("pod")?;
     let outside = outside(fixture)?;
     let variant =
-        |what, cgroup: &PathBuf, to, bars| Variant { what, cgroup: cgroup.clone(), to, bars };
+        |what, cgroup: &Path, to, bars| Variant { what, cgroup: cgroup.to_owned(), to, bars };
     Ok(vec![
         variant("direct", &outside, direct, None),
         variant("hit, tracked / direct", &pod, tracked, Some((1.05, 1.2))),
         variant("hit, untracked / direct", &pod, untracked, Some((1.03, 1.2))),
         variant("miss / direct", &pod, direct, Some((1.05, 1.2))),
+        variant("null program in connect4 / direct", null_connect, direct, None),
+        variant("null programs in connect4 and sock_ops / direct", null_both, direct, None),
         variant("control: direct / direct", &outside, direct, None),
     ])
 }

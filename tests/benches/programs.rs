@@ -9,15 +9,15 @@ use balancer_tests::{
     bench::{
         self, LIMITS, Settings,
         figure::{Figure, Unit},
-        null_program::NullProgram,
+        null_program::{CgroupBeside, Hook, NullProgram},
         statistics::interleaved,
-        timed::{Batch, TimedDialer},
+        timed::{Batch, Client, Listener, TimedDialer},
     },
     fixture::{Fixture, service::ServiceSpec},
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::Path,
     process::ExitCode,
 };
 
@@ -46,23 +46,23 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     let mut dialer = TimedDialer::start()?;
     let cases = cases(&mut fixture, dialer.listening.v4, dialer.listening.v6)?;
     let pod = fixture.world().pod("pod")?;
-    let null_cgroup = fixture.world().cgroup().with_extension("null");
-    std::fs::create_dir(&null_cgroup)?;
-    let _null_cgroup = Removed(null_cgroup.clone());
-    let null = NullProgram::attach(&null_cgroup)?;
+    let null_cgroup = CgroupBeside::new(fixture.world(), "null")?;
+    let null_cgroup = null_cgroup.path();
+    let null = NullProgram::attach(null_cgroup, Hook::Connect4)?;
     let _statistics = enable_stats(Stats::RunTime)?;
-    let batch = |cgroup: &PathBuf, to| Batch {
-        cgroup: cgroup.clone(),
+    let batch = |cgroup: &Path, to| Batch {
+        cgroup: cgroup.to_owned(),
         to,
         connects: CONNECTS,
         asks_peer: true,
-        is_served: false,
+        at: Listener::Own,
+        by: Client::Blocking,
     };
     let direct = dialer.listening.v4;
     let runs = interleaved(cases.len() + 1, settings.rounds(ROUNDS), |index| {
         let Some(case) = cases.get(index) else {
             let before = null.runs()?;
-            dialer.time(&batch(&null_cgroup, direct))?;
+            dialer.time(&batch(null_cgroup, direct))?;
             return Ok(vec![per_run(before, null.runs()?)]);
         };
         let programs: Vec<&str> = std::iter::once(case.program).chain(FOLLOWERS).collect();
@@ -110,16 +110,6 @@ fn figures(cases: &[Case], runs: &[Vec<Vec<f64>>], null: &[f64]) -> Vec<Figure> 
         figures.push(Figure::new(text, Unit::Nanoseconds, &both).at_most(600.0));
     }
     figures
-}
-
-/// Removes a cgroup when it is dropped, once what was in it is gone.
-struct Removed(PathBuf);
-
-impl Drop for Removed {
-    fn drop(&mut self) {
-        // A process that is left in it keeps it; the next run has a name of its own.
-        let _ = std::fs::remove_dir(&self.0);
-    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]

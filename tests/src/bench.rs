@@ -20,7 +20,7 @@ pub const LIMITS: Limits = Limits {
     backends: 131_072,
     frontends: 65_536,
     chunks: 65_536,
-    flows: 65_536,
+    flows: 16_384,
     pod_services: 65_536,
 };
 

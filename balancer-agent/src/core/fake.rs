@@ -226,12 +226,17 @@ impl FakeDatapath {
             POLICY_LEAST_CONNECTION => {
                 let cursor = self.advance(pod, service);
                 let random = u32::try_from(self.random() >> 32).unwrap_or_default();
-                least_loaded(cursor, random, schedule.slots, |slot| {
-                    let id = self.slot(schedule, slot);
-                    let backend = self.backends.get(&id)?;
-                    let usable = backend.state == STATE_ACTIVE;
-                    usable.then(|| Load { active: self.active(id), weight: backend.weight })
-                })
+                least_loaded(
+                    cursor,
+                    || random,
+                    schedule.slots,
+                    |slot| {
+                        let id = self.slot(schedule, slot);
+                        let backend = self.backends.get(&id)?;
+                        let usable = backend.state == STATE_ACTIVE;
+                        usable.then(|| Load { active: self.active(id), weight: backend.weight })
+                    },
+                )
             }
             _ => slot_of_cursor(self.advance(pod, service), schedule.slots),
         };

@@ -83,6 +83,8 @@ pub struct Maps {
     pub affinities: Hash<PodServiceKey, Affinity>,
     /// Tracked connections by socket cookie.
     pub flows: Hash<u64, Flow>,
+    /// Tracked dials that have not sent anything yet, by the low bits of the cookie.
+    pub dialling: Indexed<u64>,
     /// Outcomes by reason.
     pub reasons: PerCpuArray<MapData, u64>,
     /// Settings of the programs.
@@ -116,6 +118,7 @@ impl Maps {
             pod_cursors: open(&dir, map::POD_CURSORS)?,
             affinities: open(&dir, map::AFFINITIES)?,
             flows: open(&dir, map::FLOWS)?,
+            dialling: open(&dir, map::DIALLING)?,
             reasons: open(&dir, map::REASONS)?,
             settings: open(&dir, map::SETTINGS)?,
         };

@@ -1,21 +1,24 @@
-//! A `connect4` program of two instructions: what the kernel charges for running any program.
+//! Programs of two instructions on the hooks that a connection passes: what the kernel charges for running any program.
 //!
-//! It must not be in the product's object, and is too small for a compiler: so it is assembled here
-//! and loaded by bpf(2), which aya offers for whole objects only.
+//! They must not be in the product's object, and are too small for a compiler: so they are assembled
+//! here and loaded by bpf(2), which aya offers for whole objects only.
 
+use crate::world::World;
 use anyhow::Context;
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 // Commands, types and instructions of include/uapi/linux/bpf.h, which are stable ABI.
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
 const BPF_CGROUP_INET4_CONNECT: u32 = 10;
+const BPF_CGROUP_SOCK_OPS: u32 = 3;
 /// `r0 = 1; exit`, each as opcode, registers, offset and a 32-bit immediate.
 const INSTRUCTIONS: [u64; 2] = [0x0000_0001_0000_00b7, 0x0000_0000_0000_0095];
 const NAME_BYTES: usize = 16;
@@ -45,6 +48,24 @@ struct LinkCreate {
     flags: u32,
 }
 
+/// Where a null program is attached.
+#[derive(Clone, Copy, Debug)]
+pub enum Hook {
+    /// `connect()` of AF_INET sockets.
+    Connect4,
+    /// The TCP events of every socket.
+    SockOps,
+}
+
+impl Hook {
+    const fn types(self) -> (u32, u32) {
+        match self {
+            Self::Connect4 => (BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT),
+            Self::SockOps => (BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS),
+        }
+    }
+}
+
 /// The program, attached for as long as this lives.
 pub struct NullProgram {
     name: String,
@@ -57,18 +78,19 @@ impl NullProgram {
     ///
     /// # Errors
     /// As the kernel says.
-    pub fn attach(cgroup: &Path) -> anyhow::Result<Self> {
-        let name = format!("null_{}", std::process::id());
+    pub fn attach(cgroup: &Path, hook: Hook) -> anyhow::Result<Self> {
+        let (prog_type, attach_type) = hook.types();
+        let name = format!("null{attach_type}_{}", std::process::id());
         let mut prog_name = [0; NAME_BYTES];
         prog_name[..name.len()].copy_from_slice(name.as_bytes());
         let license = c"GPL";
         let mut load = ProgLoad {
-            prog_type: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+            prog_type,
             insn_cnt: 2,
             insns: INSTRUCTIONS.as_ptr() as u64,
             license: license.as_ptr() as u64,
             prog_name,
-            expected_attach_type: BPF_CGROUP_INET4_CONNECT,
+            expected_attach_type: attach_type,
             ..ProgLoad::default()
         };
         let program = bpf(BPF_PROG_LOAD, &mut load).context("load the null program")?;
@@ -77,7 +99,7 @@ impl NullProgram {
         let mut create = LinkCreate {
             prog_fd: program.as_raw_fd().cast_unsigned(),
             target_fd: directory.as_raw_fd().cast_unsigned(),
-            attach_type: BPF_CGROUP_INET4_CONNECT,
+            attach_type,
             flags: 0,
         };
         let link = bpf(BPF_LINK_CREATE, &mut create).context("attach the null program")?;
@@ -95,6 +117,33 @@ impl NullProgram {
             .context("the null program is not loaded")?;
         let ns = u64::try_from(info.run_time().as_nanos())?;
         Ok((info.run_count(), ns))
+    }
+}
+
+/// A cgroup beside that of a world, in which no program of the product runs. Removed when dropped.
+pub struct CgroupBeside(PathBuf);
+
+impl CgroupBeside {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn new(world: &World, name: &str) -> anyhow::Result<Self> {
+        let path = world.cgroup().with_extension(name);
+        fs::create_dir(&path).with_context(|| format!("create cgroup {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for CgroupBeside {
+    fn drop(&mut self) {
+        // A process that is left in it keeps it; the next run has a name of its own.
+        let _ = fs::remove_dir(&self.0);
     }
 }
 

@@ -7,12 +7,12 @@
 use crate::world::run as run_program;
 use anyhow::{Context, bail};
 use nix::{
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
     sys::socket::{
         AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getpeername, setsockopt,
         socket, sockopt,
     },
-    unistd::Pid,
+    unistd::{Pid, gettid},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -21,8 +21,15 @@ use std::{
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Instant,
+    sync::mpsc,
+    time::{Duration, Instant},
 };
+
+/// The ends of the veth pair: addresses that only the namespaces of the benchmark know.
+const CLIENT_SIDE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+const SERVER_SIDE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+
+const RESET: libc::linger = libc::linger { l_onoff: 1, l_linger: 0 };
 
 /// Connects to make and to time.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,8 +42,31 @@ pub struct Batch {
     pub connects: usize,
     /// Whether to ask for the peer's name on each connection, untimed.
     pub asks_peer: bool,
-    /// Whether it leads to [`Listening::served`].
-    pub is_served: bool,
+    /// Which listener it leads to in the end.
+    pub at: Listener,
+    /// How to connect.
+    pub by: Client,
+}
+
+/// How the child connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Client {
+    /// A `connect()` that blocks, alone.
+    Blocking,
+    /// As a gRPC client does: from making the socket through a non-blocking `connect()` to the
+    /// event that it is connected (tokio).
+    Tokio,
+}
+
+/// A listener of the child's, by what stands between it and the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listener {
+    /// [`Listening::v4`] or [`Listening::v6`], by the family of the address.
+    Own,
+    /// [`Listening::served`].
+    Served,
+    /// [`Listening::behind_veth`].
+    BehindVeth,
 }
 
 /// Where the child listens.
@@ -50,6 +80,8 @@ pub struct Listening {
     /// `connect()` then includes waking it up. The other listeners are accepted from after each
     /// `connect()`, by the thread that called it.
     pub served: SocketAddr,
+    /// On IPv4 in a network namespace of its own, behind a veth pair, as another pod is.
+    pub behind_veth: SocketAddr,
 }
 
 /// The child, from its parent's side.
@@ -119,6 +151,7 @@ pub fn serve() -> anyhow::Result<()> {
         // Dropping closes: every client has hung up by then or soon will.
         served.incoming().for_each(drop);
     });
+    let behind_veth = listen_behind_veth()?;
     prefer_this_process();
     // All of 127.0.0.0/8, so that one listener can stand for many backends.
     let v4 = TcpListener::bind("0.0.0.0:0").context("listen on 0.0.0.0")?;
@@ -127,6 +160,7 @@ pub fn serve() -> anyhow::Result<()> {
         v4: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), v4.local_addr()?.port()),
         v6: v6.local_addr()?,
         served: served_at,
+        behind_veth: behind_veth.local_addr()?,
     };
     answer(&listening)?;
     for line in std::io::stdin().lock().lines() {
@@ -134,12 +168,41 @@ pub fn serve() -> anyhow::Result<()> {
         enter(&batch.cgroup)?;
         let mapped = |ip: Ipv6Addr| ip.to_ipv4_mapped().is_some();
         let is_v6 = matches!(batch.to, SocketAddr::V6(to) if !mapped(*to.ip()));
-        let own = if is_v6 { &v6 } else { &v4 };
-        let times = time(&batch, (!batch.is_served).then_some(own))
-            .with_context(|| format!("connect to {}", batch.to))?;
+        let accepting = match batch.at {
+            Listener::Own if is_v6 => Some(&v6),
+            Listener::Own => Some(&v4),
+            Listener::Served => None,
+            Listener::BehindVeth => Some(&behind_veth),
+        };
+        let times = time(&batch, accepting).with_context(|| format!("connect to {}", batch.to))?;
         answer(&times)?;
     }
     Ok(())
+}
+
+/// Listens in a new network namespace that a veth pair joins to this thread's. Both vanish with
+/// the listener.
+fn listen_behind_veth() -> anyhow::Result<TcpListener> {
+    let (inside, outside) = (CLIENT_SIDE, SERVER_SIDE);
+    let (told, namespace) = mpsc::channel();
+    let (joined, is_joined) = mpsc::channel::<()>();
+    let server = std::thread::spawn(move || -> anyhow::Result<TcpListener> {
+        unshare(CloneFlags::CLONE_NEWNET).context("unshare the server's network namespace")?;
+        told.send(gettid()).context("tell the namespace")?;
+        is_joined.recv().context("the veth pair was not made")?;
+        run_program("ip", &["address", "add", &format!("{outside}/24"), "dev", "server"])?;
+        run_program("ip", &["link", "set", "server", "up"])?;
+        TcpListener::bind((outside, 0)).context("listen behind the veth pair")
+    });
+    if let Ok(thread) = namespace.recv() {
+        let thread = thread.to_string();
+        let peer = ["peer", "name", "server", "netns", &thread];
+        run_program("ip", &[["link", "add", "client", "type", "veth"].as_slice(), &peer].concat())?;
+        run_program("ip", &["address", "add", &format!("{inside}/24"), "dev", "client"])?;
+        run_program("ip", &["link", "set", "client", "up"])?;
+        let _ = joined.send(());
+    }
+    server.join().map_err(|_| anyhow::anyhow!("the thread behind the veth pair panicked"))?
 }
 
 fn answer(answer: &impl Serialize) -> anyhow::Result<()> {
@@ -168,21 +231,13 @@ fn pin(cpu: usize) {
 }
 
 fn time(batch: &Batch, listener: Option<&TcpListener>) -> anyhow::Result<Vec<f64>> {
-    let family = if batch.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let to = SockaddrStorage::from(batch.to);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let mut times = Vec::with_capacity(batch.connects);
     for _ in 0..batch.connects {
-        let client = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-        // Closing resets: none of thousands may stay in TIME_WAIT.
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        setsockopt(&client, sockopt::Linger, &linger)?;
-        let started = Instant::now();
-        connect(client.as_raw_fd(), &to)?;
-        let elapsed = started.elapsed();
-        if batch.asks_peer {
-            getpeername::<SockaddrStorage>(client.as_raw_fd())?;
-        }
-        drop(client);
+        let elapsed = match batch.by {
+            Client::Blocking => blocking(batch)?,
+            Client::Tokio => runtime.block_on(awaiting(batch))?,
+        };
         if let Some(listener) = listener {
             drop(listener.accept()?);
         }
@@ -190,4 +245,27 @@ fn time(batch: &Batch, listener: Option<&TcpListener>) -> anyhow::Result<Vec<f64
         times.push(elapsed.as_nanos() as f64);
     }
     Ok(times)
+}
+
+/// One connection. Closing it resets: none of thousands may stay in TIME_WAIT.
+fn blocking(batch: &Batch) -> anyhow::Result<Duration> {
+    let family = if batch.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let client = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&client, sockopt::Linger, &RESET)?;
+    let to = SockaddrStorage::from(batch.to);
+    let started = Instant::now();
+    connect(client.as_raw_fd(), &to)?;
+    let elapsed = started.elapsed();
+    if batch.asks_peer {
+        getpeername::<SockaddrStorage>(client.as_raw_fd())?;
+    }
+    Ok(elapsed)
+}
+
+async fn awaiting(batch: &Batch) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    let client = tokio::net::TcpStream::connect(batch.to).await?;
+    let elapsed = started.elapsed();
+    setsockopt(&client, sockopt::Linger, &RESET)?;
+    Ok(elapsed)
 }

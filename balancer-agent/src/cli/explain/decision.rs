@@ -153,12 +153,17 @@ impl Facts<'_> {
     }
 
     fn least_loaded(&self, cursor: u64, random: u32, slots: u32) -> u32 {
-        pick::least_loaded(cursor, random, slots, |slot| {
-            let id = *self.slots.get(slot as usize)?;
-            let weight = self.backends.get(&id).map_or(0, |backend| backend.weight);
-            let active = self.active.get(&id).copied().unwrap_or_default();
-            Some(Load { active, weight })
-        })
+        pick::least_loaded(
+            cursor,
+            || random,
+            slots,
+            |slot| {
+                let id = *self.slots.get(slot as usize)?;
+                let weight = self.backends.get(&id).map_or(0, |backend| backend.weight);
+                let active = self.active.get(&id).copied().unwrap_or_default();
+                Some(Load { active, weight })
+            },
+        )
     }
 
     /// The pod's own cursor; a pod without one starts from the service's.
