@@ -1,21 +1,19 @@
 //! The daemon: sources in, core in the middle, maps out; and everything that must go on meanwhile.
 
+mod answers;
 mod engine;
 mod log_forwarding;
 mod memory;
 mod signals;
 mod startup;
+mod supervision;
 
 use self::{engine::Engine, signals::Signals, startup::Started};
 use crate::{
-    admin::{self, Answer, ConfigStatus, Request, Status, claim::RuntimeClaim, server::Server},
+    admin::{self, Answer, ConfigStatus, claim::RuntimeClaim, server::Server},
     config::Config,
     core::event::{Event, Source},
-    datapath::{
-        bpffs::PinRoot,
-        capabilities, hooks,
-        self_test::{self, SelfTest},
-    },
+    datapath::{bpffs::PinRoot, capabilities, self_test::SelfTest},
     sources::{
         dns::{DnsHealth, DnsSource, Wanted},
         file::{FileHandle, FileSource, FileUpdate, Services},
@@ -37,11 +35,6 @@ const CALLS_MAX: usize = 16;
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often the hooks are looked after.
 const HOOK_CHECK: Duration = Duration::from_secs(30);
-
-/// Self-tests that must fail in a row before the hooks count as broken.
-const SELF_TESTS: u32 = 3;
-/// The pause between these.
-const SELF_TEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the command line decides.
 #[derive(Clone, Debug)]
@@ -214,30 +207,6 @@ impl Daemon {
         }
     }
 
-    /// Attaches the programs, or replaces those that run, and proves that they work.
-    async fn take_over(&mut self) -> anyhow::Result<()> {
-        self.started.attach(&self.options, &mut self.engine.maps)?;
-        for _ in 0..SELF_TESTS {
-            self.self_test = self_test::run(&mut self.engine.maps, &self.options.cgroup).await;
-            if self.self_test.passed {
-                break;
-            }
-            // A link that somebody removed goes on counting until the kernel lets go of it.
-            tokio::time::sleep(SELF_TEST_PAUSE).await;
-        }
-        if self.self_test.passed {
-            tracing::info!(detail = self.self_test.detail, "self-test passed");
-        } else {
-            let SelfTest { detail, hint, .. } = &self.self_test;
-            tracing::error!(
-                detail,
-                hint,
-                "self-test failed: the node is not balanced as it should"
-            );
-        }
-        Ok(())
-    }
-
     fn file_changed(&mut self, update: FileUpdate) {
         self.config_status.rejections = self.file.rejected();
         let answer = match update {
@@ -276,65 +245,5 @@ impl Daemon {
             }
         }
         self.engine.settle(at);
-    }
-
-    fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
-        let answer = match request {
-            Request::Status => {
-                self.memory_due = true;
-                self.status()
-            }
-            Request::Reload => {
-                self.reload_replies.push(reply);
-                self.file.reload();
-                return;
-            }
-            Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
-        };
-        let _ = reply.send(answer);
-    }
-
-    fn status(&self) -> Answer {
-        let mut datapath = self.started.status(&self.options);
-        datapath.hooks_repaired = self.hooks_repaired;
-        let dns = serde_json::to_value(self.dns_health.snapshot());
-        let desired = serde_json::to_value(self.engine.core.report());
-        let (Ok(dns), Ok(desired)) = (dns, desired) else {
-            return Answer::Failed { error: "the status cannot be written as JSON".into() };
-        };
-        Answer::Status(Box::new(Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            uptime_s: self.started_at.elapsed().as_secs(),
-            config: self.config_status.clone(),
-            datapath,
-            self_test: self.self_test.clone(),
-            desired,
-            problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
-            differences: self.engine.differences(),
-            dns,
-            work: self.engine.work(),
-        }))
-    }
-
-    /// Attaches again what somebody else took away, and tests it. A test that failed is repeated:
-    /// its cause may be gone.
-    async fn check_hooks(&mut self) {
-        let missing: Vec<_> = hooks::HOOKS
-            .iter()
-            .filter(|(name, _)| !matches!(hooks::link_info(&self.options.pins, name), Ok(Some(info)) if info.cgroup_id != 0))
-            .map(|(name, _)| *name)
-            .collect();
-        if missing.is_empty() && self.self_test.passed {
-            return;
-        }
-        if !missing.is_empty() {
-            tracing::error!(hooks = missing.join(", "), "hooks are gone; attaching them again");
-            self.hooks_repaired += missing.len() as u64;
-        }
-        if let Err(error) = self.take_over().await {
-            tracing::error!("{error:#}");
-            self.self_test = SelfTest { passed: false, detail: format!("{error:#}"), hint: None };
-        }
     }
 }

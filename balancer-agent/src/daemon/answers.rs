@@ -1,0 +1,46 @@
+//! What the daemon answers to commands.
+
+use super::Daemon;
+use crate::admin::{Answer, Request, Status};
+use tokio::sync::oneshot;
+
+impl Daemon {
+    pub(super) fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
+        let answer = match request {
+            Request::Status => {
+                self.memory_due = true;
+                self.status()
+            }
+            Request::Reload => {
+                self.reload_replies.push(reply);
+                self.file.reload();
+                return;
+            }
+            Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
+        };
+        let _ = reply.send(answer);
+    }
+
+    fn status(&self) -> Answer {
+        let mut datapath = self.started.status(&self.options);
+        datapath.hooks_repaired = self.hooks_repaired;
+        let dns = serde_json::to_value(self.dns_health.snapshot());
+        let desired = serde_json::to_value(self.engine.core.report());
+        let (Ok(dns), Ok(desired)) = (dns, desired) else {
+            return Answer::Failed { error: "the status cannot be written as JSON".into() };
+        };
+        Answer::Status(Box::new(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: self.started_at.elapsed().as_secs(),
+            config: self.config_status.clone(),
+            datapath,
+            self_test: self.self_test.clone(),
+            desired,
+            problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
+            differences: self.engine.differences(),
+            dns,
+            work: self.engine.work(),
+        }))
+    }
+}
