@@ -1,6 +1,8 @@
 //! What all benchmarks share: their command line, child roles, statistics and the table of figures.
 
 pub mod agent;
+pub mod api_server;
+pub mod cluster;
 pub mod figure;
 pub mod null_program;
 pub mod statistics;

@@ -124,6 +124,23 @@ impl Agent {
         }
     }
 
+    /// The CPU time that it has used so far, in seconds.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn cpu_s(&self) -> anyhow::Result<f64> {
+        let path = format!("/proc/{}/task", self.child.id());
+        let tasks = fs::read_dir(&path).with_context(|| format!("list {path}"))?;
+        let mut nanos = 0_u64;
+        for task in tasks.flatten() {
+            // Nanoseconds on the CPU come first. A thread that has just ended counts nothing.
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let first = text.split_whitespace().next().and_then(|first| first.parse().ok());
+            nanos += first.unwrap_or(0_u64);
+        }
+        Ok(Duration::from_nanos(nanos).as_secs_f64())
+    }
+
     /// Its resident memory, in bytes.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ pub enum Unit {
     Milliseconds,
     /// Millions of bytes.
     Megabytes,
+    /// Hundredths; of CPU, of one core.
+    Percent,
 }
 
 impl Unit {
@@ -32,6 +34,7 @@ impl Unit {
             Self::Microseconds => format!("{value:.1} µs"),
             Self::Milliseconds => format!("{value:.2} ms"),
             Self::Megabytes => format!("{value:.1} MB"),
+            Self::Percent => format!("{value:.1} %"),
         }
     }
 }
