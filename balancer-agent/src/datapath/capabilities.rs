@@ -32,14 +32,26 @@ pub enum CapabilityError {
 /// # Errors
 /// [`CapabilityError::Missing`] names it.
 pub fn require() -> Result<(), CapabilityError> {
-    let status = fs::read_to_string("/proc/self/status").map_err(CapabilityError::Unknown)?;
-    let held = effective(&status)
-        .ok_or_else(|| CapabilityError::Unknown(io::ErrorKind::InvalidData.into()))?;
-    let missing = missing(held);
+    let missing = missing(held()?);
     if missing.is_empty() {
         return Ok(());
     }
     Err(CapabilityError::Missing { missing })
+}
+
+/// The effective set of this process, a bit for each capability.
+///
+/// # Errors
+/// [`CapabilityError::Unknown`] when the kernel does not tell.
+pub fn held() -> Result<u64, CapabilityError> {
+    let status = fs::read_to_string("/proc/self/status").map_err(CapabilityError::Unknown)?;
+    effective(&status).ok_or_else(|| CapabilityError::Unknown(io::ErrorKind::InvalidData.into()))
+}
+
+/// Whether a set holds `CAP_SYS_ADMIN`, which stands for all that is needed: `bpf_capable()`,
+/// `perfmon_capable()` and `bpf_net_capable()` take it instead.
+pub const fn has_sys_admin(held: u64) -> bool {
+    held & (1 << SYS_ADMIN) != 0
 }
 
 /// The effective set (proc(5), `CapEff`).
@@ -48,10 +60,10 @@ fn effective(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-fn missing(held: u64) -> Vec<&'static str> {
+/// What a set lacks of what is needed from Linux 5.8 on.
+pub fn missing(held: u64) -> Vec<&'static str> {
     let has = |number: u32| held & (1 << number) != 0;
-    // `bpf_capable()`, `perfmon_capable()` and `bpf_net_capable()` all take CAP_SYS_ADMIN instead.
-    if has(SYS_ADMIN) {
+    if has_sys_admin(held) {
         return Vec::new();
     }
     [BPF, NET_ADMIN, PERFMON]
