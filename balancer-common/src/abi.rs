@@ -36,11 +36,15 @@ pub mod map {
     pub const REASONS: &str = "REASONS";
     /// Index 0 → [`crate::settings::Settings`].
     pub const SETTINGS: &str = "SETTINGS";
+    /// Index 0 → [`crate::hierarchy::Hierarchy`].
+    pub const HIERARCHY: &str = "HIERARCHY";
+    /// Cgroup id of a pod (`u64`) → [`crate::pod::Skip`].
+    pub const SKIPPED_PODS: &str = "SKIPPED_PODS";
     /// Ring buffer of [`crate::trace::TraceEvent`].
     pub const TRACES: &str = "TRACES";
 
     /// Every map that holds state across a restart of the agent.
-    pub const PINNED: [&str; 16] = [
+    pub const PINNED: [&str; 18] = [
         FRONTENDS_V4,
         FRONTENDS_V6,
         SERVICES,
@@ -56,6 +60,8 @@ pub mod map {
         DIALLING,
         REASONS,
         SETTINGS,
+        HIERARCHY,
+        SKIPPED_PODS,
         TRACES,
     ];
 }
@@ -75,5 +81,7 @@ pub const FLOWS_MAX: usize = 16_384;
 pub const DIALLING_SLOTS: usize = 1_024;
 /// Most (pod, service) pairs that are remembered; the least recently used is forgotten.
 pub const POD_SERVICES_MAX: usize = 65_536;
+/// Most pods that are skipped; kubelet runs 110 pods on a node unless it is told otherwise.
+pub const SKIPPED_PODS_MAX: usize = 4_096;
 /// Bytes of the trace ring buffer.
 pub const TRACES_BYTES: usize = 1 << 18;

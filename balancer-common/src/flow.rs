@@ -34,7 +34,7 @@ pub const FLOW_FOLLOWED: u32 = 2;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
-    /// The cgroup (v2) id of the task that called `connect()`.
+    /// The client, as [`crate::pod::PodServiceKey::pod`] tells it.
     pub pod: u64,
     /// When `connect()` was called, by `CLOCK_MONOTONIC`.
     pub started_ns: u64,

@@ -10,6 +10,7 @@ pub mod address;
 pub mod backend;
 pub mod flow;
 pub mod frontend;
+pub mod hierarchy;
 pub mod pick;
 pub mod pod;
 pub mod reason;

@@ -87,6 +87,10 @@ reasons! {
     PeernameRestored = 18, "peername-restored", Observed;
     /// A segment of a tracked connection was sent again.
     Retransmitted = 19, "retransmitted", Observed;
+    /// The client's pod, or its namespace, asked not to be balanced.
+    PodOptedOut = 20, "pod-opted-out", Untouched;
+    /// A service mesh's proxy runs in the client's pod, and balances by itself.
+    MeshProxy = 21, "mesh-proxy", Untouched;
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytemuck::{Pod, Zeroable};
 pub struct TraceEvent {
     /// When it was made, by `CLOCK_MONOTONIC`.
     pub time_ns: u64,
-    /// The cgroup (v2) id of the client.
+    /// The client, as [`crate::pod::PodServiceKey::pod`] tells it.
     pub pod: u64,
     /// The socket's cookie.
     pub cookie: u64,

@@ -4,7 +4,7 @@ use crate::{
     context, flow, lookup,
     lookup::Counter,
     outcome::{self, Pick, Subject},
-    pick,
+    pick, pod,
 };
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::{debug, warn};
@@ -97,7 +97,10 @@ fn try_balance<const FETCH: bool>(
     if flags & SERVICE_VALID == 0 {
         return Err(Reason::ServiceMissing);
     }
-    let pod = context::current_pod();
+    let pod = pod::current();
+    if let Some(reason) = lookup::skip(pod) {
+        return Err(reason);
+    }
     let key = PodServiceKey { pod, service: subject.service, reserved: 0 };
     let frontend_family = subject.frontend.family();
     let reason = pick::pick::<FETCH>(service, &key, frontend_family, &mut subject.pick);

@@ -4,7 +4,7 @@ use crate::maps::HAS_CURRENT_PID;
 use aya_ebpf::{
     EbpfContext,
     helpers::{
-        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_prandom_u32,
+        bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_prandom_u32,
         bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_setsockopt,
     },
     programs::{SockAddrContext, SockContext, SockOpsContext},
@@ -25,9 +25,16 @@ pub(crate) fn cookie(ctx: &impl EbpfContext) -> u64 {
 
 /// The cgroup (v2) id of the calling task.
 #[inline(always)]
-pub(crate) fn current_pod() -> u64 {
+pub(crate) fn current_cgroup() -> u64 {
     // SAFETY: no arguments; available to sock_addr programs from 5.7 on.
     unsafe { bpf_get_current_cgroup_id() }
+}
+
+/// The id of the calling task's cgroup at a level, the root being level 0; zero below its own.
+#[inline(always)]
+pub(crate) fn current_ancestor(level: u32) -> u64 {
+    // SAFETY: a number as argument; available to sock_addr programs from 5.7 on.
+    unsafe { bpf_get_current_ancestor_cgroup_id(level.cast_signed()) }
 }
 
 /// The calling process, where the kernel tells.

@@ -10,7 +10,8 @@ use balancer_common::{
     backend::{Backend, BackendStats},
     flow::Flow,
     frontend::{FrontendKeyV4, FrontendKeyV6},
-    pod::{Affinity, PodServiceKey},
+    hierarchy::Hierarchy,
+    pod::{Affinity, PodServiceKey, Skip},
     reason::Reason,
     service::{Bank, CHUNK_SLOTS, Service, ServiceStats},
 };
@@ -304,4 +305,63 @@ pub(crate) fn trace_until_ns() -> u64 {
         Some(settings) => unsafe { ptr::read_volatile(&raw const (*settings).trace_until_ns) },
         None => 0,
     }
+}
+
+/// Where the cgroups of pods are.
+#[derive(Clone, Copy)]
+pub(crate) struct HierarchyRef(*const Hierarchy);
+
+#[inline(always)]
+pub(crate) fn hierarchy() -> Option<HierarchyRef> {
+    maps::HIERARCHY.get_ptr(0).map(HierarchyRef)
+}
+
+// The agent writes the record when kubelet starts, and hardly ever again: fields that are read while
+// it does may be from two records, whose only harm is a client that is told by another cgroup once.
+impl HierarchyRef {
+    #[inline(always)]
+    pub(crate) fn kubepods(self) -> u64 {
+        // SAFETY: array values stay valid; the read is volatile since the agent writes them.
+        unsafe { ptr::read_volatile(&raw const (*self.0).kubepods) }
+    }
+
+    /// Whether a cgroup stands between `kubepods` and pods.
+    #[inline(always)]
+    pub(crate) fn is_quality_class(self, cgroup: u64) -> bool {
+        // SAFETY: as in `kubepods`.
+        unsafe {
+            cgroup == ptr::read_volatile(&raw const (*self.0).burstable)
+                || cgroup == ptr::read_volatile(&raw const (*self.0).besteffort)
+        }
+    }
+
+    /// The level of `kubepods`, and how many more are to be searched.
+    #[inline(always)]
+    pub(crate) fn levels(self) -> (u32, u32) {
+        // SAFETY: as in `kubepods`.
+        unsafe {
+            (
+                ptr::read_volatile(&raw const (*self.0).level),
+                ptr::read_volatile(&raw const (*self.0).search_levels),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn is_skipping(self) -> bool {
+        // SAFETY: as in `kubepods`.
+        unsafe { ptr::read_volatile(&raw const (*self.0).skipping) != 0 }
+    }
+}
+
+/// Why a pod's connections are to be left alone, if they are.
+#[inline(always)]
+pub(crate) fn skip(pod: u64) -> Option<Reason> {
+    if !hierarchy()?.is_skipping() {
+        return None;
+    }
+    // SAFETY: copied at once; an entry that is recycled meanwhile is another pod's wish, as if the
+    // dial had come a moment earlier.
+    let skip: Skip = unsafe { *maps::SKIPPED_PODS.get_ptr(pod)? };
+    Some(skip.reason())
 }

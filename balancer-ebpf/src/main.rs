@@ -19,6 +19,7 @@ mod maps;
 mod outcome;
 mod peername;
 mod pick;
+mod pod;
 mod tcp;
 
 use aya_ebpf::{

@@ -11,7 +11,8 @@ use balancer_common::{
     backend::{Backend, BackendStats},
     flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
-    pod::{Affinity, PodServiceKey},
+    hierarchy::Hierarchy,
+    pod::{Affinity, PodServiceKey, Skip},
     reason::REASONS_MAX,
     service::{Service, ServiceName, ServiceStats, SlotChunk},
     settings::Settings,
@@ -86,6 +87,13 @@ pub(crate) static REASONS: PerCpuArray<u64, { REASONS_MAX }> = PerCpuArray::new(
 
 #[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static HIERARCHY: Array<Hierarchy, 1> = Array::new();
+
+#[btf_map]
+pub(crate) static SKIPPED_PODS: HashMap<u64, Skip, { abi::SKIPPED_PODS_MAX }, ON_DEMAND> =
+    HashMap::new();
 
 #[btf_map]
 pub(crate) static TRACES: RingBuf<TraceEvent, { abi::TRACES_BYTES }> = RingBuf::new();

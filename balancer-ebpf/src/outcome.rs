@@ -1,6 +1,6 @@
 //! Outcomes: each run of a program ends in one reason, which is counted and, if asked for, traced.
 
-use crate::{context, lookup, maps};
+use crate::{context, lookup, maps, pod};
 use balancer_common::{address::Address, flow::Flow, reason::Reason, trace::TraceEvent};
 
 /// What a run was about; filled in as far as it got.
@@ -39,7 +39,7 @@ pub(crate) fn dialled(reason: Reason, subject: &Subject, cookie: impl FnOnce() -
 fn trace_dial(reason: Reason, subject: &Subject, cookie: u64) {
     emit(&TraceEvent {
         time_ns: context::now_ns(),
-        pod: context::current_pod(),
+        pod: pod::current(),
         cookie,
         frontend: subject.frontend,
         frontend_port_be: subject.frontend_port_be,
