@@ -19,6 +19,7 @@ pub mod maglev;
 pub mod model;
 mod observed;
 pub mod plan;
+pub mod pods;
 pub mod problem;
 pub mod report;
 pub mod resolution;

@@ -4,6 +4,7 @@ mod answers;
 mod engine;
 mod log_forwarding;
 mod memory;
+mod pods;
 mod signals;
 mod startup;
 mod supervision;
@@ -60,6 +61,7 @@ struct Daemon {
     wanted: watch::Sender<Wanted>,
     dns_health: DnsHealth,
     hooks_repaired: u64,
+    pods: pods::Pods,
     /// Whether much was allocated and freed since memory was given back.
     memory_due: bool,
     reload_replies: Vec<oneshot::Sender<Answer>>,
@@ -85,8 +87,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (events, mut dns_events) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(dns.run(wanted_receiver, events));
 
+    let mut cgroups = pods::watch_cgroups(&options)?;
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
     daemon.adopt(&config, services);
+    daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
     daemon.await_first_answers(&mut dns_events).await;
     daemon.take_over().await?;
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
@@ -104,6 +108,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(update) = file_updates.recv() => daemon.file_changed(update),
             Some(event) = dns_events.recv() => daemon.observe(event, &mut dns_events),
             Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
+            Ok(()) = cgroups.changed() => {
+                daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
+            }
             _ = sweep.tick() => daemon.sweep(),
             _ = hook_check.tick() => daemon.check_hooks().await,
             signal = signals.next() => match signal {
@@ -141,6 +148,7 @@ impl Daemon {
     ) -> anyhow::Result<Self> {
         let maps = started.take_maps()?;
         let engine = Engine::new(maps, config)?;
+        let pods = pods::Pods::adopt(&engine.maps)?;
         let config_status =
             ConfigStatus { path: options.config.clone(), ..ConfigStatus::default() };
         Ok(Self {
@@ -154,6 +162,7 @@ impl Daemon {
             wanted,
             dns_health,
             hooks_repaired: 0,
+            pods,
             memory_due: false,
             reload_replies: Vec::new(),
         })
@@ -188,6 +197,7 @@ impl Daemon {
     /// What can wait for a quiet moment.
     fn sweep(&mut self) {
         self.engine.sweep();
+        self.pods.sweep(&mut self.engine.maps);
         if std::mem::take(&mut self.memory_due) {
             memory::give_back();
         }

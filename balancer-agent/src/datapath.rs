@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod loader;
 pub mod log;
 pub mod maps;
+pub mod pods;
 pub mod raw;
 pub mod reader;
 pub mod self_test;

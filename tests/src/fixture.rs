@@ -10,6 +10,7 @@ use balancer_agent::{
     datapath::{
         hooks::{self, Taken},
         loader::{self, Loaded},
+        maps::Maps,
         raw::Raw,
     },
 };
@@ -90,6 +91,11 @@ impl Fixture {
             self.loaded.maps.write(write)?;
         }
         Ok(())
+    }
+
+    /// The kernel's maps.
+    pub fn maps(&mut self) -> &mut Maps {
+        &mut self.loaded.maps
     }
 
     /// How often each outcome happened.

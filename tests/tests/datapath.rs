@@ -9,6 +9,8 @@ mod endings;
 mod families;
 #[path = "datapath/layout.rs"]
 mod layout;
+#[path = "datapath/pods.rs"]
+mod pods;
 #[path = "datapath/policies.rs"]
 mod policies;
 #[path = "datapath/races.rs"]

@@ -11,7 +11,8 @@ use balancer_common::{
     backend::{Backend, BackendStats},
     flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
-    pod::{Affinity, PodServiceKey},
+    hierarchy::Hierarchy,
+    pod::{Affinity, PodServiceKey, Skip},
     service::{Service, ServiceName, ServiceStats, SlotChunk},
     settings::Settings,
 };
@@ -89,6 +90,10 @@ pub struct Maps {
     pub reasons: PerCpuArray<MapData, u64>,
     /// Settings of the programs.
     pub settings: Indexed<Settings>,
+    /// Where the cgroups of pods are.
+    pub hierarchy: Indexed<Hierarchy>,
+    /// Pods that are left alone, by cgroup id.
+    pub skipped_pods: Hash<u64, Skip>,
 }
 
 impl Maps {
@@ -121,6 +126,8 @@ impl Maps {
             dialling: open(&dir, map::DIALLING)?,
             reasons: open(&dir, map::REASONS)?,
             settings: open(&dir, map::SETTINGS)?,
+            hierarchy: open(&dir, map::HIERARCHY)?,
+            skipped_pods: open(&dir, map::SKIPPED_PODS)?,
         };
         Ok(maps)
     }

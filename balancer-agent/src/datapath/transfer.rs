@@ -75,6 +75,8 @@ pub fn copy(
     copy_frontends(old, new, &mut done)?;
     done.left_behind += copy_entries(&old.pod_cursors, &mut new.pod_cursors)?;
     done.left_behind += copy_entries(&old.affinities, &mut new.affinities)?;
+    done.left_behind += copy_entries(&old.skipped_pods, &mut new.skipped_pods)?;
+    new.hierarchy.set(0, old.hierarchy.get(&0, 0)?, 0)?;
     Ok(done)
 }
 

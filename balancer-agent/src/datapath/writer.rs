@@ -88,7 +88,7 @@ impl Maps {
 }
 
 /// Removing what is not there reaches the wanted state, too.
-fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

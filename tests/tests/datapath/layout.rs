@@ -5,7 +5,8 @@ use balancer_common::{
     backend::{Backend, BackendStats},
     flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
-    pod::{Affinity, PodServiceKey},
+    hierarchy::Hierarchy,
+    pod::{Affinity, PodServiceKey, Skip},
     service::{Bank, Schedule, Service, ServiceName, ServiceStats, SlotChunk},
     settings::Settings,
     trace::TraceEvent,
@@ -26,7 +27,7 @@ macro_rules! shared {
 }
 
 /// Records that programs and agent share.
-fn records() -> [(&'static str, Layout); 8] {
+fn records() -> [(&'static str, Layout); 10] {
     [
         shared!(Backend {
             address,
@@ -79,6 +80,16 @@ fn records() -> [(&'static str, Layout); 8] {
         shared!(ServiceName { bytes }),
         shared!(ServiceStats { untouched, socket_option_failures }),
         shared!(SlotChunk { backends }),
+        shared!(Hierarchy {
+            kubepods,
+            burstable,
+            besteffort,
+            level,
+            search_levels,
+            skipping,
+            reserved
+        }),
+        shared!(Skip { reason }),
         shared!(Settings { abi_version, reserved, trace_until_ns }),
     ]
 }
