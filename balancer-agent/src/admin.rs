@@ -4,7 +4,10 @@ pub mod claim;
 pub mod client;
 pub mod server;
 
-use crate::datapath::self_test::SelfTest;
+use crate::{
+    core::pods::{PodObject, PodUid, cgroup_path::QosClass},
+    datapath::self_test::SelfTest,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,8 @@ pub enum Request {
     Status,
     /// Reads the configuration file again: [`Answer::Reloaded`] or [`Answer::Failed`].
     Reload,
+    /// The pods of this node: [`Answer::Pods`].
+    Pods,
     /// Live decisions, an [`Answer::Trace`] each, until the client hangs up.
     Trace,
 }
@@ -38,6 +43,11 @@ pub enum Answer {
     Reloaded {
         /// Whether the file's content was new.
         changed: bool,
+    },
+    /// To [`Request::Pods`].
+    Pods {
+        /// Those that have a cgroup.
+        pods: Vec<PodStatus>,
     },
     /// To [`Request::Trace`]: the bytes of a [`balancer_common::trace::TraceEvent`].
     Trace {
@@ -106,6 +116,21 @@ pub struct DatapathStatus {
     pub degraded: Vec<String>,
     /// Hooks that had to be attached again since the start.
     pub hooks_repaired: u64,
+}
+
+/// A pod of this node, as the agent knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its cgroup's id.
+    pub id: u64,
+    /// Its cgroup's path below the root of cgroup v2.
+    pub path: PathBuf,
+    /// The UID that its cgroup carries.
+    pub uid: PodUid,
+    /// Its quality of service.
+    pub qos: QosClass,
+    /// What the API tells of it; none outside of Kubernetes, and before the API was heard.
+    pub object: Option<PodObject>,
 }
 
 /// Work done since the start.

@@ -11,6 +11,7 @@ pub mod exit;
 mod explain;
 mod page;
 mod pod;
+mod pods;
 mod reload;
 mod run;
 mod services;
@@ -50,6 +51,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Services { service } => services::run(&global, service.as_deref()),
         Command::Backends { service } => backends::run(&global, service.as_deref()),
         Command::Connections(connections) => connections::run(&global, &connections),
+        Command::Pods { pod } => pods::run(&global, pod.as_deref()),
         Command::Explain(explain) => explain::run(&global, &explain),
         Command::Trace(trace) => trace::run(&global, &trace),
         Command::Check => check::run(&global),

@@ -3,6 +3,8 @@
 
 #[path = "cli/agent.rs"]
 mod agent;
+#[path = "cli/pods.rs"]
+mod pods;
 
 use agent::{Agent, command, config_path, run};
 use balancer_agent::datapath::maps::Maps;

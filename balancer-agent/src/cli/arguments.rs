@@ -98,6 +98,11 @@ pub enum Command {
     },
     /// List tracked connections, the oldest first
     Connections(Connections),
+    /// List this node's pods: where they connect to, and which are left alone
+    Pods {
+        /// Only this one: NAMESPACE/NAME, its UID, a cgroup path, a cgroup id, or pid:NUMBER
+        pod: Option<String>,
+    },
     /// Say step by step which backend a pod's next connection would get, and why
     Explain(Explain),
     /// Print decisions as the kernel makes them
@@ -143,7 +148,7 @@ pub struct Connections {
     /// Only those to the backend with this address
     #[arg(long, value_name = "IP:PORT")]
     pub backend: Option<SocketAddr>,
-    /// Only those of this pod: a cgroup path, a cgroup id, or pid:NUMBER
+    /// Only those of this pod: NAMESPACE/NAME, its UID, a cgroup path, a cgroup id, or pid:NUMBER
     #[arg(long, value_name = "POD")]
     pub pod: Option<String>,
     /// Print at most so many
@@ -154,7 +159,7 @@ pub struct Connections {
 /// Flags of `explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// The client: a cgroup path, a cgroup id, or pid:NUMBER
+    /// The client: NAMESPACE/NAME, its UID, a cgroup path, a cgroup id, or pid:NUMBER
     pub pod: String,
     /// What it dials: a service's name, or a frontend as IP:PORT
     pub service: String,
@@ -172,7 +177,8 @@ pub struct Trace {
     /// Only decisions with this reason
     #[arg(long, value_name = "REASON", value_parser = reason)]
     pub reason: Option<Reason>,
-    /// Only decisions about this pod: a cgroup path, a cgroup id, or pid:NUMBER
+    /// Only decisions about this pod: NAMESPACE/NAME, its UID, a cgroup path, a cgroup id, or
+    /// pid:NUMBER
     #[arg(long, value_name = "POD")]
     pub pod: Option<String>,
     /// End after so many

@@ -67,7 +67,7 @@ impl Report for ConnectionsReport {
 
 pub(super) fn run(global: &Global, flags: &arguments::Connections) -> anyhow::Result<Exit> {
     let snapshot = Snapshot::read(global)?;
-    let mut pods = Pods::new()?;
+    let mut pods = Pods::open(global, &snapshot.maps)?;
     let service = flags.service.as_deref();
     let service = service.map(|name| snapshot.service(name)).transpose()?;
     let pod = flags.pod.as_deref();
@@ -135,7 +135,7 @@ mod tests {
     fn the_table_is_as_golden() {
         let row = |id, path: Option<&str>, backend: Option<&str>| ConnectionRow {
             cookie: 0x4a1,
-            pod: Pod { id, path: path.map(Into::into) },
+            pod: Pod { path: path.map(Into::into), ..Pod::unknown(id) },
             service: "payments".into(),
             frontend: "192.0.2.10:50051".parse().unwrap(),
             backend: backend.map(|address| address.parse().unwrap()),

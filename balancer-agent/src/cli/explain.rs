@@ -107,7 +107,7 @@ impl ExplainReport {
 
 pub(super) fn run(global: &Global, flags: &arguments::Explain) -> anyhow::Result<Exit> {
     let snapshot = Snapshot::read(global)?;
-    let mut pods = Pods::new()?;
+    let mut pods = Pods::open(global, &snapshot.maps)?;
     let pod = if flags.pid { pods.of_process(&flags.pod)? } else { pods.parse(&flags.pod)? };
     let (frontend, others) = dialled(&snapshot, &flags.service)?;
     let mut report = ExplainReport {
@@ -174,6 +174,13 @@ fn explain(
         report.end(Reason::ServiceMissing);
         return Ok(());
     };
+    if let Some(skip) = found(snapshot.maps.skipped_pods.get(&Raw(report.pod.id), 0))
+        .context("read whether the pod is skipped")?
+    {
+        report.step("pod", "is skipped: its connections are left alone".into());
+        report.end(skip.reason());
+        return Ok(());
+    }
     let bank = *service.record.bank();
     let (policy, generation) = (policy_name(bank.policy), service.record.generation);
     report.step("service", format!("policy {policy}, generation {generation}"));
@@ -294,7 +301,7 @@ mod tests {
     #[test]
     fn the_table_is_as_golden() {
         let mut report = ExplainReport {
-            pod: Pod { id: 77, path: Some("/kubepods/shop".into()) },
+            pod: Pod { path: Some("/kubepods/shop".into()), ..Pod::unknown(77) },
             frontend: "192.0.2.10:50051".parse().unwrap(),
             service: Some("payments".into()),
             balanced: true,

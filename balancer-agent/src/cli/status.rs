@@ -242,7 +242,7 @@ pub(super) const fn effect_name(effect: Effect) -> &'static str {
 }
 
 fn look_at_hooks(global: &Global, report: &mut StatusReport) {
-    let mut pods = Pods::new();
+    let mut pods = Pods::without_maps(global);
     for (name, _) in hooks::HOOKS {
         let found = hooks::link_info(&global.pins(), name);
         let mut hook = Hook { name, attached: false, program_id: None, cgroup: None, error: None };

@@ -23,7 +23,7 @@ use std::{
 };
 
 pub(super) fn run(global: &Global, flags: &arguments::Trace) -> anyhow::Result<Exit> {
-    let mut names = Names::open(&global.pins())?;
+    let mut names = Names::open(global)?;
     let service = flags.service.as_deref();
     let service = service.map(|name| anyhow::Ok(Snapshot::read(global)?.service(name)?));
     let pod = flags.pod.as_deref();

@@ -16,6 +16,7 @@ impl Daemon {
                 self.file.reload();
                 return;
             }
+            Request::Pods => Answer::Pods { pods: self.pods.status() },
             Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
         };
         let _ = reply.send(answer);

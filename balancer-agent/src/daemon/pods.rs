@@ -2,7 +2,8 @@
 
 use super::Options;
 use crate::{
-    core::pods::registry::Registry,
+    admin::PodStatus,
+    core::pods::registry::{Known, Registry},
     datapath::{cgroup, maps::Maps},
     sources::pods::{
         CgroupSource,
@@ -60,6 +61,18 @@ impl Pods {
             }
         }
         self.settle(maps);
+    }
+
+    /// Every pod that has a cgroup, for commands.
+    pub(super) fn status(&self) -> Vec<PodStatus> {
+        let status = |pod: Known<'_>| PodStatus {
+            id: pod.id,
+            path: pod.local.path.clone().into(),
+            uid: pod.local.cgroup.uid.clone(),
+            qos: pod.local.cgroup.qos,
+            object: pod.object.cloned(),
+        };
+        self.registry.pods().map(status).collect()
     }
 
     fn settle(&mut self, maps: &mut Maps) {

@@ -146,7 +146,8 @@ fn clients_outside_of_pods_are_told_by_their_own_cgroup() {
             node.tell(Hierarchy { search_levels, ..known.hierarchy });
             let service = node.cgroup("system.slice/sshd.service");
             let kubepods = class.parent().unwrap();
-            for own in [service.as_path(), node.fixture.world().cgroup(), kubepods, class] {
+            let world = node.fixture.world().cgroup().to_owned();
+            for own in [service.as_path(), world.as_path(), kubepods, class] {
                 let client = Dialer::start(own).unwrap();
                 assert_eq!(node.pod_seen(&client), id(own), "{}", own.display());
             }

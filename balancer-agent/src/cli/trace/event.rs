@@ -2,11 +2,12 @@
 
 use crate::{
     cli::{
+        arguments::Global,
         page::or_dash,
         pod::{Pod, Pods},
         status::effect_name,
     },
-    datapath::{bpffs::PinRoot, maps::Maps, raw::Raw, reader::socket_address, trace::monotonic_ns},
+    datapath::{maps::Maps, raw::Raw, reader::socket_address, trace::monotonic_ns},
 };
 use balancer_common::{backend::BACKEND_NONE, reason::Reason, trace::TraceEvent};
 use serde::Serialize;
@@ -23,8 +24,10 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn open(pins: &PinRoot) -> anyhow::Result<Self> {
-        Ok(Self { maps: Maps::open_loaded(pins)?, pods: Pods::new()? })
+    pub(super) fn open(global: &Global) -> anyhow::Result<Self> {
+        let maps = Maps::open_loaded(&global.pins())?;
+        let pods = Pods::open(global, &maps)?;
+        Ok(Self { maps, pods })
     }
 
     fn service(&self, id: u32) -> Option<String> {
@@ -132,7 +135,7 @@ mod tests {
             slot: Some(2),
             slots: Some(8),
             generation: Some(5),
-            pod: Pod { id: 7, path: Some("/kubepods/shop".into()) },
+            pod: Pod { path: Some("/kubepods/shop".into()), ..Pod::unknown(7) },
             cookie: 1,
             pid: Some(std::process::id()),
             command: command(std::process::id()),
