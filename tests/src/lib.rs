@@ -6,6 +6,7 @@ pub mod agent;
 pub mod backend;
 pub mod bench;
 pub mod capability;
+pub mod cluster;
 pub mod demo;
 pub mod dialer;
 pub mod dns;

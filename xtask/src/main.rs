@@ -6,6 +6,7 @@
 mod artifacts;
 mod bench;
 mod build;
+mod cluster;
 mod demo;
 mod kernels;
 mod lint;
@@ -52,6 +53,8 @@ enum Task {
     Lint,
     /// Run the benchmarks, all or those named.
     Bench(bench::Options),
+    /// Build and run a real Kubernetes control plane.
+    Cluster(cluster::Options),
     /// Boot other kernels in QEMU and run the smoke test in each.
     TestKernels(kernels::Options),
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
         Task::Bench(options) => bench::run(&options),
+        Task::Cluster(options) => cluster::run(&options),
         Task::TestKernels(options) => kernels::run(&options),
     };
     match result {

@@ -16,7 +16,7 @@ use clap::Args;
 use self::outcome::{Outcome, Summary};
 use crate::{
     artifacts::{self, Executable},
-    build, privilege, process, system,
+    build, cluster, privilege, process, system,
     system::Need,
     workspace,
 };
@@ -54,9 +54,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--no-run"]);
     let executables = artifacts::build(&mut cargo)?;
+    let control_plane = cluster::prepare_tests();
     let mut summary = Summary::default();
     for executable in executables.iter().filter(|executable| executable.is_harness) {
-        let outcome = run_one(executable, options)
+        let outcome = run_one(executable, options, &control_plane)
             .with_context(|| format!("run the tests of {}", label(executable)))?;
         summary.add(&label(executable), outcome);
     }
@@ -73,20 +74,31 @@ fn label(executable: &Executable) -> String {
 }
 
 /// Passed to every test program: nothing may be skipped in CI.
-fn variables(executable: &Executable) -> Vec<(&'static str, String)> {
+fn variables(
+    executable: &Executable,
+    control_plane: &(&'static str, String),
+) -> Vec<(&'static str, String)> {
     let directory = executable.directory.display().to_string();
-    let mut variables = vec![workspace::agent_variable("debug"), ("CARGO_MANIFEST_DIR", directory)];
+    let mut variables = vec![
+        workspace::agent_variable("debug"),
+        ("CARGO_MANIFEST_DIR", directory),
+        control_plane.clone(),
+    ];
     if workspace::is_ci() {
         variables.push(("BALANCER_REQUIRE", "all".into()));
     }
     variables
 }
 
-fn run_one(executable: &Executable, options: &Options) -> Result<Outcome> {
+fn run_one(
+    executable: &Executable,
+    options: &Options,
+    control_plane: &(&'static str, String),
+) -> Result<Outcome> {
     println!("\n=== {}", label(executable));
     let arguments: Vec<String> =
         options.filters.iter().chain(&options.arguments).cloned().collect();
-    let variables = variables(executable);
+    let variables = variables(executable, control_plane);
     let mut command = if executable.package == workspace::TESTS_PACKAGE {
         privilege::as_root(&executable.path, &arguments, &variables, "load the kernel programs")?
     } else {
