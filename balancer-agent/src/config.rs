@@ -4,11 +4,13 @@
 //! a [`Config`] or every mistake of the text comes out. The keys are described in
 //! `docs/configuration.md`.
 
+pub mod annotation;
 mod behaviour;
 mod cause;
 mod dns;
 mod endpoint;
 mod error;
+mod kubernetes;
 mod mapping;
 mod scalar;
 mod schema;
@@ -20,12 +22,16 @@ mod tree;
 
 pub use cause::Cause;
 pub use dns::DnsSettings;
+pub use kubernetes::KubernetesSettings;
 pub use error::{ConfigError, Position, Problem};
 pub use schema::keys;
 pub use section::DatapathLevel;
 
-use crate::core::{model::Service, write::Limits};
-use behaviour::{BEHAVIOUR_KEYS, Behaviour};
+use crate::core::{
+    model::{Behaviour, Service},
+    write::Limits,
+};
+use behaviour::BEHAVIOUR_KEYS;
 use error::{KeyPath, Problems};
 use mapping::Mapping;
 use tree::{Node, Value};
@@ -41,10 +47,14 @@ pub struct Config {
     pub node_rank: u32,
     /// How names are resolved.
     pub dns: DnsSettings,
+    /// The cluster whose services are balanced.
+    pub kubernetes: KubernetesSettings,
     /// Sizes of the maps.
     pub limits: Limits,
     /// How much the kernel programs log.
     pub datapath_log_level: DatapathLevel,
+    /// What services are that do not say otherwise.
+    pub defaults: Behaviour,
     /// All services, in the order of the file.
     pub services: Vec<Service>,
 }
@@ -56,8 +66,10 @@ impl Default for Config {
         Self {
             node_rank: 0,
             dns: DnsSettings::default(),
+            kubernetes: KubernetesSettings::default(),
             limits: section::default_limits(),
             datapath_log_level: DatapathLevel::default(),
+            defaults: Behaviour::default(),
             services: Vec::new(),
         }
     }
@@ -88,6 +100,7 @@ impl Config {
     pub fn restart_needed(&self, running: &Self) -> Vec<&'static str> {
         let differences = [
             ("limits", self.limits != running.limits),
+            ("kubernetes", self.kubernetes != running.kubernetes),
             ("log.datapath-level", self.datapath_log_level != running.datapath_log_level),
         ];
         differences.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
@@ -109,18 +122,21 @@ impl Config {
         if let Some(node) = map.get("dns") {
             self.dns = section::dns(node, path("dns"), problems);
         }
+        if let Some(node) = map.get("kubernetes") {
+            self.kubernetes = kubernetes::kubernetes(node, path("kubernetes"), problems);
+        }
         if let Some(node) = map.get("limits") {
             self.limits = section::limits(node, path("limits"), problems);
         }
         if let Some(node) = map.get("log") {
             self.datapath_log_level = section::log(node, path("log"), problems);
         }
-        let defaults = map
+        self.defaults = map
             .get("defaults")
             .and_then(|node| Mapping::open(node, path("defaults"), BEHAVIOUR_KEYS, problems))
             .map(|defaults| Behaviour::read(&defaults, Behaviour::default(), problems))
             .unwrap_or_default();
-        self.services = service::services(&map, defaults, &self.limits, problems);
+        self.services = service::services(&map, self.defaults, &self.limits, problems);
     }
 }
 

@@ -10,6 +10,7 @@
 pub mod allocation;
 pub mod desired;
 pub mod difference;
+pub mod discovery;
 pub mod event;
 pub mod fake;
 mod hold;

@@ -137,6 +137,7 @@ fn nodes(policy: Policy, first_rank: u32) -> anyhow::Result<Spread> {
         tracked: true,
         user_timeout_ms: None,
         keepalive: None,
+        drain_timeout_s: None,
     };
     let mut counts: BTreeMap<SocketAddr, u64> =
         backends.iter().map(|address| (*address, 0)).collect();

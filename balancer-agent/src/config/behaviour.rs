@@ -7,12 +7,12 @@ use super::{
     scalar,
     tree::{Node, Value},
 };
-use crate::core::model::{Keepalive, Policy};
+use crate::core::model::{Behaviour, Keepalive, Policy};
 use std::num::NonZeroU32;
 
 /// Keys of `defaults`, which services have too.
 pub(super) const BEHAVIOUR_KEYS: &[&str] =
-    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "tracking"];
+    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "drain-timeout", "tracking"];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
 
@@ -26,35 +26,10 @@ const KEEPALIVE_S_MAX: u32 = 32_767;
 const KEEPALIVE_PROBES_MAX: u32 = 127;
 /// `do_tcp_setsockopt` of the kernel's net/ipv4/tcp.c takes the timeout as an `int` of milliseconds.
 const USER_TIMEOUT_MS_MAX: u32 = i32::MAX as u32;
-
-/// How a service treats its connections.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Behaviour {
-    /// How a backend is picked.
-    pub(super) policy: Policy,
-    /// Session affinity in seconds.
-    pub(super) affinity_s: Option<NonZeroU32>,
-    /// `TCP_USER_TIMEOUT` in milliseconds.
-    pub(super) user_timeout_ms: Option<NonZeroU32>,
-    /// TCP keepalive.
-    pub(super) keepalive: Option<Keepalive>,
-    /// Whether connections are tracked.
-    pub(super) tracked: bool,
-}
+/// Longest drain, a week: what drains longer is better left to end by itself.
+const DRAIN_S_MAX: u32 = 604_800;
 
 // === impl Behaviour ===
-
-impl Default for Behaviour {
-    fn default() -> Self {
-        Self {
-            policy: Policy::default(),
-            affinity_s: None,
-            user_timeout_ms: None,
-            keepalive: None,
-            tracked: true,
-        }
-    }
-}
 
 impl Behaviour {
     /// Reads the keys that `map` has; those that it has not are as in `base`.
@@ -71,6 +46,9 @@ impl Behaviour {
                 Some(node) => keepalive(node, map.path.key("keepalive"), problems),
                 None => base.keepalive,
             },
+            drain_timeout_s: map
+                .read("drain-timeout", problems, drain_timeout)
+                .unwrap_or(base.drain_timeout_s),
             tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
@@ -88,7 +66,7 @@ impl Behaviour {
     }
 }
 
-fn is_off(node: &Node<'_>) -> bool {
+pub(super) fn is_off(node: &Node<'_>) -> bool {
     node.text() == Some("off")
 }
 
@@ -97,7 +75,7 @@ fn some(number: u32) -> Option<NonZeroU32> {
     NonZeroU32::new(number)
 }
 
-fn affinity(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
+pub(super) fn affinity(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
     if is_off(node) {
         return Ok(None);
     }
@@ -108,12 +86,20 @@ fn affinity(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
     scalar::seconds(node, 1..=AFFINITY_S_MAX).map(some)
 }
 
-fn user_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
+pub(super) fn user_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
     if is_off(node) {
         return Ok(None);
     }
     expect_duration_or("a duration such as `20s`, or `off`", node)?;
     scalar::milliseconds(node, 1..=USER_TIMEOUT_MS_MAX).map(some)
+}
+
+pub(super) fn drain_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause> {
+    if is_off(node) {
+        return Ok(None);
+    }
+    expect_duration_or("a duration such as `5m`, or `off`", node)?;
+    scalar::seconds(node, 1..=DRAIN_S_MAX).map(some)
 }
 
 /// Refuses what is neither text nor number with all that may stand there.
@@ -124,7 +110,7 @@ fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cau
     }
 }
 
-fn keepalive(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -> Option<Keepalive> {
+pub(super) fn keepalive(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -> Option<Keepalive> {
     if is_off(node) {
         return None;
     }

@@ -33,6 +33,26 @@ pub enum Cause {
         /// What stands there.
         found: String,
     },
+    /// A text that names no Node.
+    #[error("{found} is no name of a Kubernetes Node")]
+    NodeName {
+        /// What stands there.
+        found: String,
+    },
+    /// A path that depends on where the agent was started.
+    #[error("{found} is no absolute path")]
+    PathRelative {
+        /// What stands there.
+        found: String,
+    },
+    /// A text that is longer than any that makes sense.
+    #[error("`{text}` has more than {bytes_max} bytes")]
+    TextTooLong {
+        /// Its beginning.
+        text: String,
+        /// Most bytes allowed.
+        bytes_max: usize,
+    },
     /// No such key.
     #[error("there is no key `{key}` here")]
     UnknownKey {
@@ -315,6 +335,9 @@ impl Cause {
             Self::Duration { .. } => "write it as `500ms`, `20s`, `5m`, `3h` or `1h 30m`".into(),
             Self::DurationRange { .. } => "choose a duration in that range".into(),
             Self::DurationGrain { unit, .. } => format!("round it to {unit}"),
+            Self::NodeName { .. } => "write the name that `kubectl get nodes` shows".into(),
+            Self::PathRelative { .. } => "write the path from `/` on".into(),
+            Self::TextTooLong { .. } => "write it shorter".into(),
             meaning => meaning.hint_on_meaning(),
         }
     }

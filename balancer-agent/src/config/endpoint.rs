@@ -130,7 +130,7 @@ fn backend_source(map: &Mapping<'_>, problems: &mut Problems) -> Option<Target> 
     }
 }
 
-fn weight(node: &Node<'_>) -> Result<u32, Cause> {
+pub(super) fn weight(node: &Node<'_>) -> Result<u32, Cause> {
     if node.value == Value::Integer(0) {
         return Err(Cause::WeightZero);
     }

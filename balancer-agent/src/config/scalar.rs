@@ -192,6 +192,15 @@ pub(super) fn srv_name(node: &Node<'_>) -> Result<Arc<str>, Cause> {
 fn dns_name(node: &Node<'_>, underscores: bool) -> Result<Arc<str>, Cause> {
     let written =
         node.text().ok_or_else(|| kind("a DNS name such as `payments.internal`", node))?;
+    name_in(written, underscores)
+}
+
+/// The name of a host in a text, in lower case and without the trailing dot.
+pub(super) fn host(written: &str) -> Result<Arc<str>, Cause> {
+    name_in(written, false)
+}
+
+fn name_in(written: &str, underscores: bool) -> Result<Arc<str>, Cause> {
     let name = written.strip_suffix('.').unwrap_or(written);
     check_dns_name(name, underscores)
         .map_err(|reason| Cause::DnsName { text: excerpt(written), reason })?;

@@ -1,16 +1,17 @@
 //! Every key of the configuration in one list, against which documentation and example are held.
 
-use super::{behaviour, endpoint, section, service};
+use super::{behaviour, endpoint, kubernetes, section, service};
 
 /// Keys of the document.
 pub(super) const ROOT_KEYS: &[&str] =
-    &["version", "node", "dns", "limits", "log", "defaults", "services"];
+    &["version", "node", "dns", "kubernetes", "limits", "log", "defaults", "services"];
 
 /// Every mapping of the schema by its path, with the keys that may stand in it.
 const MAPPINGS: &[(&str, &[&str])] = &[
     ("", ROOT_KEYS),
     ("node.", section::NODE_KEYS),
     ("dns.", section::DNS_KEYS),
+    ("kubernetes.", kubernetes::KUBERNETES_KEYS),
     ("limits.", section::LIMITS_KEYS),
     ("log.", section::LOG_KEYS),
     ("defaults.", behaviour::BEHAVIOUR_KEYS),

@@ -1,7 +1,6 @@
 //! The section `services`: each service by itself, then what no two of them may share.
 
 use super::{
-    behaviour::Behaviour,
     cause::Cause,
     endpoint,
     error::{KeyPath, Position, Problems},
@@ -10,7 +9,7 @@ use super::{
     tree::{Node, Value},
 };
 use crate::core::{
-    model::{BackendSource, FrontendSource, Lookup, Service, ServiceName},
+    model::{BackendSource, Behaviour, FrontendSource, Lookup, Service, ServiceName},
     write::Limits,
 };
 use std::{
@@ -28,6 +27,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     "session-affinity",
     "tcp-user-timeout",
     "keepalive",
+    "drain-timeout",
     "tracking",
 ];
 
@@ -98,6 +98,7 @@ impl ServicesReader {
             tracked: behaviour.tracked,
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
+            drain_timeout_s: behaviour.drain_timeout_s,
         })
     }
 

@@ -137,6 +137,7 @@ services:
         tracked: true,
         user_timeout_ms: None,
         keepalive: None,
+        drain_timeout_s: None,
     };
     assert_eq!(config.services, [payments, shop]);
 }

@@ -8,12 +8,15 @@ use std::fmt;
 pub enum Source {
     /// The configuration file.
     File,
+    /// The Kubernetes API.
+    Kubernetes,
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File => f.write_str("file"),
+            Self::Kubernetes => f.write_str("kubernetes"),
         }
     }
 }

@@ -194,6 +194,36 @@ pub struct Keepalive {
     pub probes: NonZeroU32,
 }
 
+/// How a service treats its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Behaviour {
+    /// How a backend is picked.
+    pub policy: Policy,
+    /// Session affinity in seconds since a pod's last connection.
+    pub affinity_s: Option<NonZeroU32>,
+    /// `TCP_USER_TIMEOUT` in milliseconds.
+    pub user_timeout_ms: Option<NonZeroU32>,
+    /// TCP keepalive.
+    pub keepalive: Option<Keepalive>,
+    /// How long a draining backend keeps its connections, in seconds; for ever if not set.
+    pub drain_timeout_s: Option<NonZeroU32>,
+    /// Whether connections are tracked from `connect()` to their end.
+    pub tracked: bool,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            affinity_s: None,
+            user_timeout_ms: None,
+            keepalive: None,
+            drain_timeout_s: None,
+            tracked: true,
+        }
+    }
+}
+
 /// A named set of frontends and backends with one policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
@@ -214,6 +244,8 @@ pub struct Service {
     pub user_timeout_ms: Option<NonZeroU32>,
     /// TCP keepalive.
     pub keepalive: Option<Keepalive>,
+    /// How long a draining backend keeps its connections, in seconds; for ever if not set.
+    pub drain_timeout_s: Option<NonZeroU32>,
 }
 
 impl Service {

@@ -54,6 +54,7 @@ fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpo
         tracked: true,
         user_timeout_ms: None,
         keepalive: None,
+        drain_timeout_s: None,
     }
 }
 

@@ -81,6 +81,7 @@ fn service(number: u32, backends: u32) -> Service {
         tracked: true,
         user_timeout_ms: None,
         keepalive: None,
+        drain_timeout_s: None,
     }
 }
 

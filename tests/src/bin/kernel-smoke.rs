@@ -135,6 +135,7 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
             tracked: true,
             user_timeout_ms: NonZeroU32::new(USER_TIMEOUT_MS),
             keepalive: Some(keepalive),
+            drain_timeout_s: None,
         });
     }
     let mut core = Core::new(LIMITS, 0, [Source::File]);

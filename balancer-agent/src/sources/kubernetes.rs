@@ -1,0 +1,233 @@
+//! The Kubernetes source: watches Services, EndpointSlices and the own Node, and emits the services
+//! that discovery makes of them. Everything is dropped on arrival but what discovery keeps.
+
+mod annotation;
+mod convert;
+mod guard;
+mod health;
+mod intern;
+mod watch;
+
+pub use annotation::ANNOTATIONS;
+pub use health::{Kind, KubernetesHealth, KubernetesReport, WatchHealth};
+pub use watch::Pauses;
+
+use crate::core::{
+    discovery::{Discovery, Message, NodeObject, Observed, Rules, ServiceObject, SliceObject},
+    event::Event,
+};
+use guard::{Guarded, Unreadable};
+use intern::Interner;
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client, Resource,
+    runtime::watcher::{self, DefaultBackoff},
+};
+use std::time::Duration;
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use watch::Watched;
+
+/// Objects that wait for discovery at most; watches wait beyond that.
+const TOLD_MAX: usize = 1_024;
+/// How long changes are gathered before they are told: a rolling update comes in bursts.
+const GATHERING: Duration = Duration::from_millis(5);
+/// Most objects that one list request brings. A slice has up to 100 endpoints, some 50 KB of JSON.
+const PAGE_OBJECTS: u32 = 200;
+
+/// What a batch of changes comes to.
+#[derive(Debug)]
+pub struct Update {
+    /// What the core is to know, in order.
+    pub events: Vec<Event>,
+    /// When the first change of the batch arrived.
+    pub arrived_at: Instant,
+}
+
+/// The Kubernetes source, before it runs.
+pub struct KubernetesSource {
+    client: Client,
+    rules: Rules,
+    health: KubernetesHealth,
+    pauses: Pauses,
+}
+
+/// What watches tell.
+enum Told {
+    Service(Message<ServiceObject>),
+    Slice(Message<SliceObject>),
+    Node(Option<NodeObject>),
+}
+
+// === impl KubernetesSource ===
+
+impl KubernetesSource {
+    /// A source that reads from `client`'s cluster.
+    pub fn new(client: Client, rules: Rules) -> Self {
+        let pauses: Pauses = || Box::new(DefaultBackoff::default());
+        Self { client, rules, health: KubernetesHealth::default(), pauses }
+    }
+
+    /// The same with other pauses between tries.
+    #[must_use]
+    pub fn with_pauses(mut self, pauses: Pauses) -> Self {
+        self.pauses = pauses;
+        self
+    }
+
+    /// Reads the health of the source while it runs.
+    pub fn health(&self) -> KubernetesHealth {
+        self.health.clone()
+    }
+
+    /// Watches and sends updates, until nobody receives them.
+    pub async fn run(self, updates: mpsc::Sender<Update>) {
+        let (told, mut inbox) = mpsc::channel(TOLD_MAX);
+        let mut watches = JoinSet::new();
+        watches.spawn(watch_services(self.watched(Kind::Services, config()), told.clone()));
+        watches.spawn(watch_slices(self.watched(Kind::EndpointSlices, config()), told.clone()));
+        let name = format!("metadata.name={}", self.rules.node_name);
+        let own = watcher::Config::default().fields(&name);
+        let name = self.rules.node_name.to_string();
+        watches.spawn(watch_node(self.watched(Kind::Node, own), name, told));
+        let started_at = Instant::now();
+        let mut discovery = Discovery::new(self.rules);
+        let mut revision = 0;
+        let mut batch = Vec::with_capacity(TOLD_MAX);
+        loop {
+            let expiry = discovery.next_at().map(|at| started_at + at);
+            tokio::select! {
+                count = inbox.recv_many(&mut batch, TOLD_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(expiry.unwrap_or(started_at)), if expiry.is_some() => {}
+                () = updates.closed() => return,
+            }
+            let arrived_at = Instant::now();
+            if discovery.is_synced() && !batch.is_empty() {
+                tokio::time::sleep(GATHERING).await;
+                while batch.len() < TOLD_MAX {
+                    let Ok(more) = inbox.try_recv() else { break };
+                    batch.push(more);
+                }
+            }
+            for told in batch.drain(..) {
+                match told {
+                    Told::Service(message) => discovery.services(message),
+                    Told::Slice(message) => discovery.slices(message),
+                    Told::Node(node) => discovery.node(node),
+                }
+            }
+            let events = discovery.settle(started_at.elapsed());
+            for problem in discovery.take_news() {
+                tracing::warn!("{problem}");
+            }
+            self.health.note_counts(discovery.counts());
+            if discovery.revision() != revision {
+                revision = discovery.revision();
+                self.health.note_problems(discovery.problems());
+            }
+            if !events.is_empty() && updates.send(Update { events, arrived_at }).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn watched<K: Resource<DynamicType = ()>>(
+        &self,
+        kind: Kind,
+        config: watcher::Config,
+    ) -> Watched<K> {
+        let (health, pauses) = (self.health.clone(), self.pauses);
+        Watched { kind, api: Api::all(self.client.clone()), config, health, pauses }
+    }
+}
+
+/// Objects that another proxy is in charge of stay at the API server.
+fn config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE_OBJECTS).labels(&format!("!{}", convert::PROXY_NAME))
+}
+
+fn unreadable<K, T>(unreadable: &Unreadable) -> Observed<T> {
+    let cause = format!("it cannot be read: {}", convert::excerpt(&unreadable.error));
+    let fix = "apply the object anew";
+    let object = Err(convert::malformed(&unreadable.metadata, "object", cause, fix));
+    Observed { version: convert::version(&unreadable.metadata), object }
+}
+
+async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Told>) {
+    let read = |guarded: &Guarded<Service>| match &guarded.0 {
+        Ok(service) => Observed {
+            version: convert::version(&service.metadata),
+            object: convert::service(service),
+        },
+        Err(error) => unreadable::<Service, _>(error),
+    };
+    let message = |event| match event {
+        watcher::Event::Init => Message::ListBegins,
+        watcher::Event::InitApply(object) => Message::Listed(read(&object)),
+        watcher::Event::InitDone => Message::ListEnds,
+        watcher::Event::Apply(object) => Message::Applied(read(&object)),
+        watcher::Event::Delete(object) => deleted(&object),
+    };
+    watched.run(told, |event| Some(Told::Service(message(event)))).await;
+}
+
+async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Told>) {
+    let mut interner = Interner::default();
+    // A slice that belongs to no Service (any more) is as good as gone.
+    let mut read = |guarded: &Guarded<EndpointSlice>| match &guarded.0 {
+        Ok(slice) => convert::slice(slice, &mut interner).transpose().map(|object| Observed {
+            version: convert::version(&slice.metadata),
+            object,
+        }),
+        Err(error) => Some(unreadable::<EndpointSlice, _>(error)),
+    };
+    let mut message = |event| match event {
+        watcher::Event::Init => Some(Message::ListBegins),
+        watcher::Event::InitApply(object) => read(&object).map(Message::Listed),
+        watcher::Event::InitDone => Some(Message::ListEnds),
+        watcher::Event::Apply(object) => {
+            Some(read(&object).map_or_else(|| deleted(&object), Message::Applied))
+        }
+        watcher::Event::Delete(object) => Some(deleted(&object)),
+    };
+    watched.run(told, |event| message(event).map(Told::Slice)).await;
+}
+
+async fn watch_node(watched: Watched<Node>, name: String, told: mpsc::Sender<Told>) {
+    let mut listed = None;
+    let is_own = |object: &Guarded<Node>| object.meta().name.as_deref() == Some(&*name);
+    // An unreadable Node tells no zone.
+    let read = |object: &Guarded<Node>| {
+        object.0.as_ref().map_or_else(|_| NodeObject::default(), convert::node)
+    };
+    let message = |event| {
+        let node = match event {
+            watcher::Event::Init => {
+                listed = None;
+                return None;
+            }
+            watcher::Event::InitApply(object) => {
+                if is_own(&object) {
+                    listed = Some(read(&object));
+                }
+                return None;
+            }
+            watcher::Event::InitDone => listed.take(),
+            watcher::Event::Apply(object) if is_own(&object) => Some(read(&object)),
+            watcher::Event::Delete(object) if is_own(&object) => None,
+            watcher::Event::Apply(_) | watcher::Event::Delete(_) => return None,
+        };
+        Some(Told::Node(node))
+    };
+    watched.run(told, message).await;
+}
+
+fn deleted<K: Resource, T>(object: &K) -> Message<T> {
+    Message::Deleted(convert::key(object.meta()), convert::version(object.meta()))
+}

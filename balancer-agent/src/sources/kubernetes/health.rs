@@ -1,0 +1,252 @@
+//! What the connection to the Kubernetes API is like at the moment, for `status` and for metrics.
+//! It can be read at any time.
+
+use crate::core::discovery::{Counts, ObjectProblem};
+use serde::Serialize;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
+
+/// Most problems that are listed; all of them are counted.
+const PROBLEMS_SHOWN_MAX: usize = 100;
+
+/// A kind of object that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Services.
+    Services,
+    /// EndpointSlices.
+    EndpointSlices,
+    /// The own Node.
+    Node,
+}
+
+/// Reads the health of the Kubernetes source. Clones read the same.
+#[derive(Clone, Debug)]
+pub struct KubernetesHealth(Arc<watch::Sender<Record>>);
+
+/// The health of the Kubernetes source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KubernetesReport {
+    /// Whether every kind was listed, so that services are known.
+    pub synced: bool,
+    /// Longest time for which any kind's changes may have gone unseen, in milliseconds.
+    pub staleness_ms: u64,
+    /// Each watch.
+    pub watches: Vec<WatchHealth>,
+    /// How much is known.
+    pub counts: Counts,
+    /// How many problems there are.
+    pub problems_total: usize,
+    /// What is refused at the moment, the first of it.
+    pub problems: Vec<String>,
+    /// Kubernetes Events that were written so far.
+    pub events_written: u64,
+    /// Kubernetes Events so far that could not be written.
+    pub events_failed: u64,
+}
+
+/// The health of one watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WatchHealth {
+    /// What is watched.
+    pub kind: Kind,
+    /// Whether it was listed completely once.
+    pub synced: bool,
+    /// Milliseconds since the API last told something; a quiet cluster tells nothing.
+    pub last_event_age_ms: Option<u64>,
+    /// Milliseconds for which changes may have gone unseen; zero while the watch works.
+    pub staleness_ms: u64,
+    /// Complete lists so far.
+    pub lists: u64,
+    /// Times that the watch began anew after an error.
+    pub restarts: u64,
+    /// Errors so far.
+    pub errors: u64,
+    /// The last error.
+    pub last_error: Option<String>,
+    /// Milliseconds since then.
+    pub last_error_age_ms: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    watches: [Watch; 3],
+    counts: Counts,
+    problems_total: usize,
+    problems: Vec<String>,
+    events_written: u64,
+    events_failed: u64,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    synced: bool,
+    event_at: Option<Instant>,
+    failing_since: Option<Instant>,
+    lists: u64,
+    restarts: u64,
+    errors: u64,
+    error: Option<(Instant, String)>,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Node];
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::EndpointSlices => "endpoint-slices",
+            Self::Node => "node",
+        }
+    }
+}
+
+// === impl KubernetesHealth ===
+
+impl Default for KubernetesHealth {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(Record::default())))
+    }
+}
+
+impl KubernetesHealth {
+    /// The health at this moment.
+    pub fn snapshot(&self) -> KubernetesReport {
+        let now = Instant::now();
+        let record = self.0.borrow();
+        let watches: Vec<WatchHealth> = Kind::ALL
+            .into_iter()
+            .zip(&record.watches)
+            .map(|(kind, watch)| watch.report(kind, now))
+            .collect();
+        KubernetesReport {
+            synced: watches.iter().all(|watch| watch.synced),
+            staleness_ms: watches.iter().map(|watch| watch.staleness_ms).max().unwrap_or(0),
+            watches,
+            counts: record.counts,
+            problems_total: record.problems_total,
+            problems: record.problems.clone(),
+            events_written: record.events_written,
+            events_failed: record.events_failed,
+        }
+    }
+
+    /// Waits until the health is as wanted.
+    pub async fn wait_for(
+        &self,
+        mut wanted: impl FnMut(&KubernetesReport) -> bool,
+    ) -> KubernetesReport {
+        let mut receiver = self.0.subscribe();
+        loop {
+            receiver.mark_unchanged();
+            let report = self.snapshot();
+            if wanted(&report) {
+                return report;
+            }
+            // The sender lives as long as `self`.
+            if receiver.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(super) fn note_event(&self, kind: Kind) {
+        self.modify(kind, |watch| {
+            watch.event_at = Some(Instant::now());
+            watch.failing_since = None;
+        });
+    }
+
+    pub(super) fn note_list(&self, kind: Kind) {
+        self.modify(kind, |watch| {
+            watch.synced = true;
+            watch.lists += 1;
+        });
+    }
+
+    /// Whether this error is the first of a row.
+    pub(super) fn note_error(&self, kind: Kind, text: String) -> bool {
+        let now = Instant::now();
+        let mut first = false;
+        self.modify(kind, |watch| {
+            first = watch.failing_since.is_none();
+            watch.failing_since.get_or_insert(now);
+            watch.errors += 1;
+            watch.error = Some((now, text));
+        });
+        first
+    }
+
+    pub(super) fn note_restart(&self, kind: Kind) {
+        self.modify(kind, |watch| watch.restarts += 1);
+    }
+
+    pub(super) fn note_counts(&self, counts: Counts) {
+        self.0.send_if_modified(|record| {
+            let differs = record.counts != counts;
+            record.counts = counts;
+            differs
+        });
+    }
+
+    pub(super) fn note_problems<'p>(&self, problems: impl Iterator<Item = &'p ObjectProblem>) {
+        let mut shown = Vec::new();
+        let mut total = 0;
+        for problem in problems {
+            total += 1;
+            if shown.len() < PROBLEMS_SHOWN_MAX {
+                shown.push(problem.to_string());
+            }
+        }
+        self.0.send_modify(|record| {
+            record.problems_total = total;
+            record.problems = shown;
+        });
+    }
+
+    pub(super) fn note_event_written(&self, written: bool) {
+        self.0.send_modify(|record| {
+            if written {
+                record.events_written += 1;
+            } else {
+                record.events_failed += 1;
+            }
+        });
+    }
+
+    fn modify(&self, kind: Kind, change: impl FnOnce(&mut Watch)) {
+        self.0.send_modify(|record| change(&mut record.watches[kind as usize]));
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn report(&self, kind: Kind, now: Instant) -> WatchHealth {
+        let age = |at: Instant| ms(now.saturating_duration_since(at));
+        WatchHealth {
+            kind,
+            synced: self.synced,
+            last_event_age_ms: self.event_at.map(age),
+            staleness_ms: match self.failing_since {
+                // Changes may have gone unseen since the last sign of life.
+                Some(since) => age(self.event_at.unwrap_or(since)),
+                None => 0,
+            },
+            lists: self.lists,
+            restarts: self.restarts,
+            errors: self.errors,
+            last_error: self.error.as_ref().map(|(_, text)| text.clone()),
+            last_error_age_ms: self.error.as_ref().map(|(at, _)| age(*at)),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

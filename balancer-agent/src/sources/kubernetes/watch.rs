@@ -1,0 +1,132 @@
+//! One watch on one kind of object: what the API tells, for as long as somebody listens.
+//!
+//! kube's watcher lists, watches, and goes on from the last version after a cut. It does not begin
+//! anew where that is the only way on: a version that is gone when the watch starts, and events that
+//! were lost because they could not be read. Here those end the watcher, and the next one lists.
+
+use super::{
+    guard::Guarded,
+    health::{Kind, KubernetesHealth},
+};
+use futures_util::StreamExt;
+use kube::{
+    Api, Resource,
+    runtime::{
+        utils::Backoff,
+        watcher::{self, Error, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+use std::{fmt::Debug, pin::pin};
+use tokio::sync::mpsc;
+
+/// Makes the pauses between tries.
+pub type Pauses = fn() -> Box<dyn Backoff>;
+
+/// A kind to be watched.
+pub(super) struct Watched<K> {
+    pub(super) kind: Kind,
+    pub(super) api: Api<Guarded<K>>,
+    pub(super) config: watcher::Config,
+    pub(super) health: KubernetesHealth,
+    pub(super) pauses: Pauses,
+}
+
+// === impl Watched ===
+
+impl<K> Watched<K>
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    /// Tells what `read` makes of every event, until nobody listens any more.
+    pub(super) async fn run<M>(
+        self,
+        told: mpsc::Sender<M>,
+        mut read: impl FnMut(Event<Guarded<K>>) -> Option<M>,
+    ) {
+        let Self { kind, api, config, health, pauses } = self;
+        let mut pauses = pauses();
+        loop {
+            let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
+            while let Some(event) = stream.next().await {
+                let error = match event {
+                    Ok(event) => {
+                        // A list that is about to be asked for is no sign of life.
+                        if !matches!(event, Event::Init) {
+                            health.note_event(kind);
+                        }
+                        let listed = matches!(event, Event::InitDone);
+                        if let Some(message) = read(event)
+                            && told.send(message).await.is_err()
+                        {
+                            return;
+                        }
+                        if listed {
+                            health.note_list(kind);
+                        }
+                        continue;
+                    }
+                    Err(error) => error,
+                };
+                let text = describe(&error);
+                if health.note_error(kind, text.clone()) {
+                    tracing::warn!(
+                        kind = kind.name(),
+                        error = text,
+                        "the Kubernetes API fails; what is known stays in force"
+                    );
+                }
+                let pause = pauses.next().unwrap_or_default();
+                tokio::time::sleep(pause).await;
+                if begins_anew(&error) {
+                    break;
+                }
+            }
+            health.note_restart(kind);
+        }
+    }
+}
+
+/// Whether the only way on is a new list.
+fn begins_anew(error: &Error) -> bool {
+    match error {
+        // 410: the version is gone. 504 is what the API server answers when the version lies in its
+        // future, as it does after etcd was restored from a backup. 400: it is no version at all.
+        Error::WatchStartFailed(kube::Error::Api(status)) => {
+            matches!(status.code, 400 | 410 | 504)
+        }
+        // An event that cannot be read is an event that was missed; the next one would hide it.
+        Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
+        // As client-go does: whatever the reason, the stream said that it is out of step.
+        Error::WatchError(_) => true,
+        _ => false,
+    }
+}
+
+/// The error with its causes, as the API's own words where there are some.
+fn describe(error: &Error) -> String {
+    let (act, cause) = match error {
+        Error::InitialListFailed(cause) => ("list", cause),
+        Error::WatchStartFailed(cause) => ("start the watch", cause),
+        Error::WatchFailed(cause) => ("watch", cause),
+        Error::WatchError(status) => {
+            return format!("watch: {} ({} {})", status.message, status.code, status.reason);
+        }
+        Error::NoResourceVersion => return "the answer has no resourceVersion".into(),
+    };
+    if let kube::Error::Api(status) = cause {
+        return format!("{act}: {} ({} {})", status.message, status.code, status.reason);
+    }
+    let mut text = format!("{act}: {cause}");
+    let mut source = std::error::Error::source(cause);
+    // Causes repeat each other's words.
+    for _ in 0..8 {
+        let Some(cause) = source else { break };
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,11 @@
+//! The Kubernetes source against an API server of its own, which does what a real one does only on
+//! bad days. No test sleeps: each awaits what must come.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic over what it wrote itself")]
+
+#[path = "kubernetes/cluster.rs"]
+mod cluster;
+#[path = "kubernetes/server.rs"]
+mod server;
+#[path = "kubernetes/services.rs"]
+mod services;
