@@ -10,6 +10,7 @@ mod cause;
 mod dns;
 mod endpoint;
 mod error;
+mod http;
 mod kubernetes;
 mod mapping;
 mod scalar;
@@ -22,8 +23,9 @@ mod tree;
 
 pub use cause::Cause;
 pub use dns::DnsSettings;
-pub use kubernetes::KubernetesSettings;
 pub use error::{ConfigError, Position, Problem};
+pub use http::HttpSettings;
+pub use kubernetes::KubernetesSettings;
 pub use schema::keys;
 pub use section::DatapathLevel;
 
@@ -55,6 +57,8 @@ pub struct Config {
     pub datapath_log_level: DatapathLevel,
     /// What services are that do not say otherwise.
     pub defaults: Behaviour,
+    /// Where metrics and health are served.
+    pub http: HttpSettings,
     /// All services, in the order of the file.
     pub services: Vec<Service>,
 }
@@ -70,6 +74,7 @@ impl Default for Config {
             limits: section::default_limits(),
             datapath_log_level: DatapathLevel::default(),
             defaults: Behaviour::default(),
+            http: HttpSettings::default(),
             services: Vec::new(),
         }
     }
@@ -102,6 +107,7 @@ impl Config {
             ("limits", self.limits != running.limits),
             ("kubernetes", self.kubernetes != running.kubernetes),
             ("log.datapath-level", self.datapath_log_level != running.datapath_log_level),
+            ("http", self.http != running.http),
         ];
         differences.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
@@ -130,6 +136,9 @@ impl Config {
         }
         if let Some(node) = map.get("log") {
             self.datapath_log_level = section::log(node, path("log"), problems);
+        }
+        if let Some(node) = map.get("http") {
+            self.http = http::http(node, path("http"), problems);
         }
         self.defaults = map
             .get("defaults")

@@ -211,6 +211,11 @@ impl Core {
         self.totals
     }
 
+    /// Sources whose first snapshot is still awaited.
+    pub fn silent_sources(&self) -> impl Iterator<Item = Source> {
+        self.observed.silent.iter().copied()
+    }
+
     /// Whether a declared service needs a DNS set that nobody has told of yet.
     pub fn waits(&self) -> bool {
         self.lookups().any(|lookup| !self.observed.sets.contains_key(lookup))

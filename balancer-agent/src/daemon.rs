@@ -8,6 +8,7 @@ mod pods;
 mod signals;
 mod startup;
 mod supervision;
+mod vitals;
 
 use self::{engine::Engine, signals::Signals, startup::Started};
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     config::Config,
     core::event::{Event, Source},
     datapath::{bpffs::PinRoot, capabilities, self_test::SelfTest},
+    http,
     sources::{
         dns::{DnsHealth, DnsSource, Wanted},
         file::{FileHandle, FileSource, FileUpdate, Services},
@@ -87,6 +89,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (events, mut dns_events) = mpsc::channel(EVENTS_MAX);
     tokio::spawn(dns.run(wanted_receiver, events));
 
+    let maps = started.open_maps(&options)?;
+    let (asks, mut pending_asks) = mpsc::channel(http::ASKS_MAX);
+    http::start(config.http, asks, dns_health.clone(), maps);
+
     let mut cgroups = pods::watch_cgroups(&options)?;
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
     daemon.adopt(&config, services);
@@ -108,6 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(update) = file_updates.recv() => daemon.file_changed(update),
             Some(event) = dns_events.recv() => daemon.observe(event, &mut dns_events),
             Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
+            Some(ask) = pending_asks.recv() => drop(ask.send(daemon.vitals())),
             Ok(()) = cgroups.changed() => {
                 daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
             }

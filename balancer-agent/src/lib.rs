@@ -6,4 +6,5 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod datapath;
+pub mod http;
 pub mod sources;

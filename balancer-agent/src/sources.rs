@@ -2,5 +2,5 @@
 
 pub mod dns;
 pub mod file;
-pub mod pods;
 pub mod kubernetes;
+pub mod pods;

@@ -6,6 +6,8 @@
 mod configuration;
 #[path = "lifecycle/dns.rs"]
 mod dns;
+#[path = "lifecycle/http.rs"]
+mod http;
 #[path = "lifecycle/leftovers.rs"]
 mod leftovers;
 #[path = "lifecycle/migration.rs"]

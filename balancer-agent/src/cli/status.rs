@@ -9,14 +9,18 @@ use crate::{
         client::{self, ClientError},
     },
     datapath::{
-        bpffs::parse_layout, hooks, maps::Maps, maps::OpenError, self_test::SelfTest, sys::LinkInfo,
+        bpffs::parse_layout,
+        fill::{self, TableUse},
+        hooks,
+        maps::{Maps, OpenError},
+        self_test::SelfTest,
+        sys::LinkInfo,
     },
 };
 use anyhow::Context;
 use balancer_common::{
     backend::{STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE},
     reason::Effect,
-    service::CHUNK_SLOTS,
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -95,16 +99,6 @@ struct Counts {
     backends_ejected: usize,
     backends_gone: usize,
     connections: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct TableUse {
-    #[serde(rename = "table")]
-    name: &'static str,
-    used: usize,
-    limit: usize,
-    /// Whether a full one leaves connections or services out; others forget the oldest entry.
-    strict: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -287,30 +281,16 @@ fn count(snapshot: &Snapshot) -> anyhow::Result<Counts> {
     Ok(counts)
 }
 
-/// How full the maps are. What the agent keeps for itself is not counted into the limits.
 fn tables(snapshot: &Snapshot, counts: &Counts) -> anyhow::Result<Vec<TableUse>> {
     let Snapshot { maps, state } = snapshot;
-    let limits = &maps.limits;
-    let v4 = state.frontends.keys().filter(|address| address.is_ipv4()).count();
-    let chunks = state.services.values().flat_map(|service| {
-        let bank = service.record.bank();
-        [bank.v4, bank.v6]
-    });
-    let chunks = chunks.map(|schedule| (schedule.slots as usize).div_ceil(CHUNK_SLOTS));
-    let table =
-        |name, used, limit: u32, strict| TableUse { name, used, limit: limit as usize, strict };
-    let cursors: Result<Vec<_>, _> = maps.pod_cursors.keys().collect();
-    let cursors = cursors.context("count the pods' cursors")?.len();
-    let affinities: Result<Vec<_>, _> = maps.affinities.keys().collect();
-    let affinities = affinities.context("count the pods' affinities")?.len();
-    Ok(vec![
-        table("services", counts.services, limits.services - 1, true),
-        table("backends", state.backends.len(), limits.backends - 1, true),
-        table("frontends IPv4", v4, limits.frontends - 1, true),
-        table("frontends IPv6", state.frontends.len() - v4, limits.frontends, true),
-        table("slots", chunks.sum::<usize>() * CHUNK_SLOTS, (limits.chunks - 1) * 16, true),
-        table("connections", counts.connections, limits.flows, true),
-        table("pod cursors", cursors, limits.pod_services, false),
-        table("pod affinities", affinities, limits.pod_services, false),
-    ])
+    let frontends_v4 = state.frontends.keys().filter(|address| address.is_ipv4()).count();
+    let counted = fill::Counted {
+        services: counts.services,
+        backends: state.backends.len(),
+        frontends_v4,
+        frontends_v6: state.frontends.len() - frontends_v4,
+        chunks: state.services.values().map(|service| fill::chunks(service.record.bank())).sum(),
+        connections: counts.connections,
+    };
+    fill::tables(maps, &counted).context("count the tables' entries")
 }

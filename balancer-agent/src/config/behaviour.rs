@@ -110,7 +110,11 @@ fn expect_duration_or(expected: &'static str, node: &Node<'_>) -> Result<(), Cau
     }
 }
 
-pub(super) fn keepalive(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -> Option<Keepalive> {
+pub(super) fn keepalive(
+    node: &Node<'_>,
+    path: KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<Keepalive> {
     if is_off(node) {
         return None;
     }

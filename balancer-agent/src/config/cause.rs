@@ -168,6 +168,12 @@ pub enum Cause {
         /// The text.
         text: String,
     },
+    /// A name where an address to listen on belongs.
+    #[error("`{text}` is no IP address to listen on")]
+    ListenName {
+        /// The text.
+        text: String,
+    },
     /// Port zero.
     #[error("port 0 cannot be dialled")]
     PortZero,
@@ -354,6 +360,11 @@ impl Cause {
                 "write `{dns: NAME, port: PORT}` to have a name resolved".into()
             }
             Self::ServerName { .. } => "write it as `10.96.0.10` or `10.96.0.10:53`".into(),
+            Self::ListenName { .. } => {
+                "write one of the host's addresses, such as `127.0.0.1:9463`, or `0.0.0.0:9463` \
+                 for all of them"
+                    .into()
+            }
             Self::PortZero => "choose a port from 1 to 65535".into(),
             Self::AddressKind { .. } => {
                 "write the address of one host, or a virtual address".into()

@@ -59,8 +59,7 @@ pub(super) fn kubernetes(
     settings.node_name = map.read("node-name", problems, node_name);
     settings.kubeconfig = map.read("kubeconfig", problems, kubeconfig);
     let range = Duration::ZERO..=DEPARTED_GRACE_MAX;
-    if let Some(grace) =
-        map.read("departed-grace", problems, |node| scalar::duration(node, range))
+    if let Some(grace) = map.read("departed-grace", problems, |node| scalar::duration(node, range))
     {
         settings.departed_grace = grace;
     }

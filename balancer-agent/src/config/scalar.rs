@@ -136,6 +136,18 @@ pub(super) fn endpoint_address(node: &Node<'_>) -> Result<SocketAddr, Cause> {
     Ok(address)
 }
 
+/// An address and port to listen on: one of the host's own, or all of them.
+pub(super) fn listen_address(node: &Node<'_>) -> Result<SocketAddr, Cause> {
+    let all = node.text().and_then(|text| text.parse::<SocketAddr>().ok());
+    match all.filter(|address| address.ip().is_unspecified() && address.port() != 0) {
+        Some(address) => Ok(address),
+        None => endpoint_address(node).map_err(|cause| match cause {
+            Cause::AddressName { text } => Cause::ListenName { text },
+            other => other,
+        }),
+    }
+}
+
 /// Why a text is no address with a port.
 fn not_an_address(written: &str) -> Cause {
     let text = excerpt(written);

@@ -1,10 +1,10 @@
 //! Every key of the configuration in one list, against which documentation and example are held.
 
-use super::{behaviour, endpoint, kubernetes, section, service};
+use super::{behaviour, endpoint, http, kubernetes, section, service};
 
 /// Keys of the document.
 pub(super) const ROOT_KEYS: &[&str] =
-    &["version", "node", "dns", "kubernetes", "limits", "log", "defaults", "services"];
+    &["version", "node", "dns", "kubernetes", "limits", "log", "http", "defaults", "services"];
 
 /// Every mapping of the schema by its path, with the keys that may stand in it.
 const MAPPINGS: &[(&str, &[&str])] = &[
@@ -14,6 +14,7 @@ const MAPPINGS: &[(&str, &[&str])] = &[
     ("kubernetes.", kubernetes::KUBERNETES_KEYS),
     ("limits.", section::LIMITS_KEYS),
     ("log.", section::LOG_KEYS),
+    ("http.", http::HTTP_KEYS),
     ("defaults.", behaviour::BEHAVIOUR_KEYS),
     ("defaults.keepalive.", behaviour::KEEPALIVE_KEYS),
     ("services[].", service::SERVICE_KEYS),

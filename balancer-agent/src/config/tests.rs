@@ -44,6 +44,8 @@ dns:
   grace: 1h
 limits: {services: 2, backends: 3, frontends: 4, slots: 32, connections: 5, pod-services: 6}
 log: {datapath-level: debug}
+http: {listen: '[::]:9463', services-max: 10, backends-max: 0}
+kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, departed-grace: 1m}
 ",
     );
     let expected = Config {
@@ -60,6 +62,12 @@ log: {datapath-level: debug}
             removal_delay: Duration::ZERO,
             grace: Duration::from_hours(1),
         },
+        kubernetes: KubernetesSettings {
+            enabled: true,
+            node_name: Some("node-7".into()),
+            kubeconfig: Some("/etc/kubeconfig".into()),
+            departed_grace: Duration::from_mins(1),
+        },
         limits: Limits {
             services: 2,
             backends: 3,
@@ -69,6 +77,12 @@ log: {datapath-level: debug}
             pod_services: 6,
         },
         datapath_log_level: DatapathLevel::Debug,
+        http: HttpSettings {
+            listen: Some("[::]:9463".parse().unwrap()),
+            services_max: 10,
+            backends_max: 0,
+        },
+        defaults: Behaviour::default(),
         services: Vec::new(),
     };
     assert_eq!(config, expected);
@@ -121,6 +135,7 @@ services:
         policy: Policy::Maglev,
         affinity_s: some(10_800),
         tracked: false,
+        drain_timeout_s: None,
         user_timeout_ms: some(20_000),
         keepalive: Some(Keepalive {
             idle_s: some(10).unwrap(),
@@ -234,6 +249,9 @@ fn the_documented_defaults_are_the_built_in_ones() {
         ("limits.connections", limits.flows.to_string()),
         ("limits.pod-services", limits.pod_services.to_string()),
         ("log.datapath-level", DatapathLevel::default().name().to_owned()),
+        ("http.listen", "off".to_owned()),
+        ("http.services-max", HttpSettings::default().services_max.to_string()),
+        ("http.backends-max", HttpSettings::default().backends_max.to_string()),
         ("defaults.policy", Policy::default().name().to_owned()),
     ] {
         let row = format!("| `{key}` | `{default}` |");
@@ -248,5 +266,6 @@ fn settings_of_the_load_need_a_restart() {
     assert!(changed.restart_needed(&running).is_empty());
     changed.limits.flows = 1;
     changed.datapath_log_level = DatapathLevel::Trace;
-    assert_eq!(changed.restart_needed(&running), ["limits", "log.datapath-level"]);
+    changed.http.backends_max = 1;
+    assert_eq!(changed.restart_needed(&running), ["limits", "log.datapath-level", "http"]);
 }

@@ -231,7 +231,8 @@ impl Discovery {
             let mut told = HashMap::new();
             let mut services = Vec::new();
             // Problems may concern Services that do not exist.
-            let keys: BTreeSet<ObjectKey> = dirty.into_iter().chain(self.services.keys().cloned()).collect();
+            let keys: BTreeSet<ObjectKey> =
+                dirty.into_iter().chain(self.services.keys().cloned()).collect();
             for key in keys {
                 let joined = self.join(&key, now);
                 if !joined.is_empty() {

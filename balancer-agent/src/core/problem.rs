@@ -76,6 +76,21 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Every kind, as [`Problem::kind`] names them.
+    pub const KINDS: [&str; 5] =
+        ["frontend-taken", "name-taken", "untracked", "over-limit", "schedule-too-long"];
+
+    /// What kind of problem it is, as metrics name it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::FrontendTaken { .. } => "frontend-taken",
+            Self::NameTaken { .. } => "name-taken",
+            Self::Untracked { .. } => "untracked",
+            Self::OverLimit { .. } => "over-limit",
+            Self::ScheduleTooLong { .. } => "schedule-too-long",
+        }
+    }
+
     /// The service that suffers.
     pub const fn service(&self) -> &ServiceName {
         match self {

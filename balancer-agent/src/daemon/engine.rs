@@ -9,6 +9,7 @@ use crate::{
         plan::Change,
     },
     datapath::maps::Maps,
+    http::ProgrammingLatency,
 };
 use anyhow::Context;
 use std::time::Instant;
@@ -18,6 +19,7 @@ pub(super) struct Engine {
     pub(super) maps: Maps,
     write_failures: u64,
     latest_change_us: u64,
+    pub(super) latency: ProgrammingLatency,
     /// The last refusal of the kernel, so that it is logged once.
     failing: Option<String>,
 }
@@ -30,7 +32,8 @@ impl Engine {
         limits.chunks -= 1;
         let mut core = Core::new(limits, config.node_rank, [Source::File]);
         core.adopt(&maps.read_state().context("read the kernel's maps")?);
-        Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, failing: None })
+        let latency = ProgrammingLatency::default();
+        Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, latency, failing: None })
     }
 
     pub(super) fn observe(&mut self, event: Event) {
@@ -45,7 +48,9 @@ impl Engine {
             changed = true;
         }
         if changed {
-            self.latest_change_us = u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let took = at.elapsed();
+            self.latest_change_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.latency.observe(took);
         }
     }
 

@@ -120,6 +120,11 @@ impl Started {
         self.maps.take().context("the maps were taken already")
     }
 
+    /// Handles on the maps for a reader of its own.
+    pub(super) fn open_maps(&self, options: &Options) -> anyhow::Result<Maps> {
+        Ok(Maps::open(&options.pins, &self.loaded.report.layout)?)
+    }
+
     /// Whether programs run on maps that could not be carried over.
     pub(super) fn awaits_answers(&self) -> bool {
         matches!(self.origin, Origin::OtherAbi { .. })

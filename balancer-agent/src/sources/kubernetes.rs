@@ -181,10 +181,9 @@ async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Told>)
     let mut interner = Interner::default();
     // A slice that belongs to no Service (any more) is as good as gone.
     let mut read = |guarded: &Guarded<EndpointSlice>| match &guarded.0 {
-        Ok(slice) => convert::slice(slice, &mut interner).transpose().map(|object| Observed {
-            version: convert::version(&slice.metadata),
-            object,
-        }),
+        Ok(slice) => convert::slice(slice, &mut interner)
+            .transpose()
+            .map(|object| Observed { version: convert::version(&slice.metadata), object }),
         Err(error) => Some(unreadable::<EndpointSlice, _>(error)),
     };
     let mut message = |event| match event {

@@ -60,7 +60,14 @@ impl Cluster {
         let health = source.health();
         let (sender, updates) = mpsc::channel(16);
         tokio::spawn(source.run(sender));
-        Self { server, health, updates, services: BTreeMap::new(), removed: Vec::new(), snapshots: 0 }
+        Self {
+            server,
+            health,
+            updates,
+            services: BTreeMap::new(),
+            removed: Vec::new(),
+            snapshots: 0,
+        }
     }
 
     /// Takes updates in until the services are as wanted.
@@ -82,8 +89,7 @@ impl Cluster {
                 assert_eq!(source, Source::Kubernetes);
                 self.snapshots += 1;
                 assert_eq!(self.snapshots, 1, "later lists are told as differences");
-                self.services =
-                    services.into_iter().map(|it| (it.name.to_string(), it)).collect();
+                self.services = services.into_iter().map(|it| (it.name.to_string(), it)).collect();
             }
             Event::ServiceChanged { service, .. } => {
                 self.services.insert(service.name.to_string(), service);

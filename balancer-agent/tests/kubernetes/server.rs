@@ -147,7 +147,11 @@ impl Server {
     }
 
     /// Changes objects without telling any watch, as if it had been cut before.
-    pub(super) fn change_silently(&self, kind: Kind, change: impl FnOnce(&mut BTreeMap<String, Value>)) {
+    pub(super) fn change_silently(
+        &self,
+        kind: Kind,
+        change: impl FnOnce(&mut BTreeMap<String, Value>),
+    ) {
         let mut inner = self.lock();
         inner.version += 1;
         let version = inner.version;
@@ -231,13 +235,17 @@ fn key(object: &Value) -> String {
     format!("{}/{}", text("namespace"), text("name"))
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, Infallible> {
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    request: Request,
+) -> Result<Response, Infallible> {
     let kind = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     if request.method() == Method::POST {
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
         let event: Value = serde_json::from_slice(&body).unwrap();
         let mut inner = shared.state.lock().unwrap();
-        let taken = inner.events.iter().any(|it| it["metadata"]["name"] == event["metadata"]["name"]);
+        let taken =
+            inner.events.iter().any(|it| it["metadata"]["name"] == event["metadata"]["name"]);
         if taken {
             return Ok(status(409, "AlreadyExists"));
         }
@@ -279,10 +287,8 @@ fn watch(inner: &mut Inner, kind: &str, query: &HashMap<String, String>) -> Resp
     let lines = tokio_stream(lines);
     if from < stored.oldest {
         // As a real one answers: the request is accepted, and the first event is the error.
-        let _ = stream.send(Ok(Bytes::from(format!(
-            "{}\n",
-            event("ERROR", &status_object(410, "Expired"))
-        ))));
+        let _ = stream
+            .send(Ok(Bytes::from(format!("{}\n", event("ERROR", &status_object(410, "Expired"))))));
         return Response::new(Body::from_stream(lines));
     }
     for (_, line) in stored.history.iter().filter(|(version, _)| *version > from) {

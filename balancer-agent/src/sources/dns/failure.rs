@@ -73,6 +73,19 @@ pub(super) struct Failure {
 // === impl FailureKind ===
 
 impl FailureKind {
+    /// The name that metrics use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Servfail => "servfail",
+            Self::Refused => "refused",
+            Self::Network => "network",
+            Self::Protocol => "protocol",
+            Self::Name => "name",
+            Self::Servers => "servers",
+        }
+    }
+
     /// What kind of failure `error` is.
     pub(super) fn of(error: &NetError) -> Self {
         match error {

@@ -85,6 +85,16 @@ struct Record {
 // === impl Standing ===
 
 impl Standing {
+    /// The name that metrics use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Works => "works",
+            Self::Partial => "partial",
+            Self::Fails => "fails",
+        }
+    }
+
     /// How `round` went.
     pub(super) fn of(round: &Round) -> Self {
         let answer = &round.answer;

@@ -108,7 +108,9 @@ fn read_hosts(annotations: &BTreeMap<String, String>, said: &mut Said) {
             if said.hosts.len() == HOSTS_MAX {
                 said.faults.push(Fault {
                     field: field(key),
-                    cause: format!("there are more than {HOSTS_MAX} names; the others are left out"),
+                    cause: format!(
+                        "there are more than {HOSTS_MAX} names; the others are left out"
+                    ),
                     fix: format!("keep {HOSTS_MAX} of them"),
                 });
                 return;

@@ -65,10 +65,9 @@ pub(super) fn malformed(
 ) -> Malformed {
     let key = key(metadata);
     let labels = metadata.labels.as_ref();
-    let service = labels.and_then(|labels| labels.get(SERVICE_NAME)).map(|name| ObjectKey {
-        namespace: key.namespace.clone(),
-        name: excerpt(name).into(),
-    });
+    let service = labels
+        .and_then(|labels| labels.get(SERVICE_NAME))
+        .map(|name| ObjectKey { namespace: key.namespace.clone(), name: excerpt(name).into() });
     let (field, cause) = (field.to_owned(), cause.into());
     Malformed { key, service, fault: Fault { field, cause, fix: fix.to_owned() } }
 }
@@ -173,7 +172,9 @@ fn affinity(spec: &ServiceSpec, faults: &mut Faults) -> Option<NonZeroU32> {
     if !(1..=AFFINITY_S_MAX).contains(&timeout_s) {
         faults.add(
             "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-            format!("{timeout_s} is out of range: from 1 to {AFFINITY_S_MAX}; {AFFINITY_S} applies"),
+            format!(
+                "{timeout_s} is out of range: from 1 to {AFFINITY_S_MAX}; {AFFINITY_S} applies"
+            ),
             "choose a number in that range",
         );
         return NonZeroU32::new(AFFINITY_S.unsigned_abs());
