@@ -84,6 +84,9 @@ pub struct Status {
     pub differences: Vec<String>,
     /// Each DNS lookup's health.
     pub dns: serde_json::Value,
+    /// The health of the Kubernetes source, if there is one.
+    #[serde(default)]
+    pub kubernetes: Option<serde_json::Value>,
     /// Work done.
     pub work: WorkStatus,
 }

@@ -221,6 +221,11 @@ impl Core {
         self.lookups().any(|lookup| !self.observed.sets.contains_key(lookup))
     }
 
+    /// Whether a source has not told yet what it declares.
+    pub fn awaits_sources(&self) -> bool {
+        !self.observed.silent.is_empty()
+    }
+
     /// Whether something failed and waits for [`Core::retry`].
     pub fn needs_retry(&self) -> bool {
         !self.failed.is_empty() || !self.kernel.orphans.is_empty() || !self.kernel.strays.is_empty()

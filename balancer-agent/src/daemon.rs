@@ -2,6 +2,7 @@
 
 mod answers;
 mod engine;
+mod kubernetes;
 mod log_forwarding;
 mod memory;
 mod pods;
@@ -10,16 +11,20 @@ mod startup;
 mod supervision;
 mod vitals;
 
-use self::{engine::Engine, signals::Signals, startup::Started};
+use self::{engine::Engine, kubernetes::Kubernetes, signals::Signals, startup::Started};
 use crate::{
     admin::{self, Answer, ConfigStatus, claim::RuntimeClaim, server::Server},
-    config::Config,
-    core::event::{Event, Source},
+    config::{Config, DnsSettings},
+    core::{
+        Core,
+        event::{Event, Source},
+    },
     datapath::{bpffs::PinRoot, capabilities, self_test::SelfTest},
     http,
     sources::{
         dns::{DnsHealth, DnsSource, Wanted},
         file::{FileHandle, FileSource, FileUpdate, Services},
+        kubernetes::Update,
     },
 };
 use anyhow::{Context, bail};
@@ -62,6 +67,7 @@ struct Daemon {
     file: FileHandle,
     wanted: watch::Sender<Wanted>,
     dns_health: DnsHealth,
+    kubernetes: Kubernetes,
     hooks_repaired: u64,
     pods: pods::Pods,
     /// Whether much was allocated and freed since memory was given back.
@@ -82,6 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let _claim = RuntimeClaim::take(&options.runtime)?;
     capabilities::require()?;
     startup::lift_memlock_limit();
+    let (kubernetes, mut cluster_updates) = Kubernetes::start(&config).await?;
     let started = startup::start(&options, &config)?;
     let dns = DnsSource::default();
     let dns_health = dns.health();
@@ -95,9 +102,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let mut cgroups = pods::watch_cgroups(&options)?;
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
+    daemon.kubernetes = kubernetes;
     daemon.adopt(&config, services);
     daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
-    daemon.await_first_answers(&mut dns_events).await;
+    daemon.await_first_answers(&mut dns_events, &mut cluster_updates).await;
     daemon.take_over().await?;
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
     // Last: whoever sees the socket finds an agent that is ready.
@@ -113,6 +121,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tokio::select! {
             Some(update) = file_updates.recv() => daemon.file_changed(update),
             Some(event) = dns_events.recv() => daemon.observe(event, &mut dns_events),
+            Some(update) = cluster_updates.recv() => daemon.cluster_changed(update),
             Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
             Some(ask) = pending_asks.recv() => drop(ask.send(daemon.vitals())),
             Ok(()) = cgroups.changed() => {
@@ -168,6 +177,7 @@ impl Daemon {
             file,
             wanted,
             dns_health,
+            kubernetes: Kubernetes::default(),
             hooks_repaired: 0,
             pods,
             memory_due: false,
@@ -191,14 +201,27 @@ impl Daemon {
             }
         }
         self.engine.settle(at);
-        let lookups = self.engine.core.lookups().cloned().collect();
-        let wanted = Wanted { settings: config.dns.clone(), lookups };
-        self.wanted.send_if_modified(|now| {
-            let differs = *now != wanted;
-            *now = wanted;
+        self.want_lookups(Some(&config.dns));
+        self.kubernetes.set_defaults(config.defaults);
+        self.memory_due = true;
+    }
+
+    /// Tells the DNS source which sets services need now.
+    fn want_lookups(&self, settings: Option<&DnsSettings>) {
+        let core = &self.engine.core;
+        self.wanted.send_if_modified(|wanted| {
+            let known = |lookup| wanted.lookups.contains(lookup);
+            let differs = core.lookups().count() != wanted.lookups.len()
+                || !core.lookups().all(known)
+                || settings.is_some_and(|settings| *settings != wanted.settings);
+            if differs {
+                wanted.lookups = core.lookups().cloned().collect();
+                if let Some(settings) = settings {
+                    wanted.settings = settings.clone();
+                }
+            }
             differs
         });
-        self.memory_due = true;
     }
 
     /// What can wait for a quiet moment.
@@ -210,16 +233,23 @@ impl Daemon {
         }
     }
 
-    /// Maps of another ABI version cannot be read: before they are left behind, DNS gets a moment
-    /// to answer, so that no service is unbalanced in between.
-    async fn await_first_answers(&mut self, events: &mut mpsc::Receiver<Event>) {
+    /// Maps of another ABI version cannot be read: before they are left behind, DNS and Kubernetes
+    /// get a moment to answer, so that no service is unbalanced in between.
+    async fn await_first_answers(
+        &mut self,
+        events: &mut mpsc::Receiver<Event>,
+        updates: &mut mpsc::Receiver<Update>,
+    ) {
         let deadline = tokio::time::Instant::now() + startup::ANSWERS_PATIENCE;
-        while self.started.awaits_answers() && self.engine.core.waits() {
-            if let Ok(Some(event)) = tokio::time::timeout_at(deadline, events.recv()).await {
-                self.observe(event, events);
-            } else {
-                tracing::warn!("some DNS names have no answer yet; going on without them");
-                return;
+        let waits = |core: &Core| core.awaits_sources() || core.waits();
+        while self.started.awaits_answers() && waits(&self.engine.core) {
+            tokio::select! {
+                Some(event) = events.recv() => self.observe(event, events),
+                Some(update) = updates.recv() => self.cluster_changed(update),
+                () = tokio::time::sleep_until(deadline) => {
+                    tracing::warn!("some services are not known yet; going on without them");
+                    return;
+                }
             }
         }
     }

@@ -58,7 +58,7 @@ pub struct Rules {
 }
 
 /// How much is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Services.
     pub services: usize,

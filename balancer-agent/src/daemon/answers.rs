@@ -41,6 +41,7 @@ impl Daemon {
             problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
             differences: self.engine.differences(),
             dns,
+            kubernetes: self.kubernetes.report(),
             work: self.engine.work(),
         }))
     }

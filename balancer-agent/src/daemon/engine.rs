@@ -30,7 +30,9 @@ impl Engine {
         let mut limits = maps.limits;
         // The last chunk is the self-test's.
         limits.chunks -= 1;
-        let mut core = Core::new(limits, config.node_rank, [Source::File]);
+        let kubernetes = config.kubernetes.enabled.then_some(Source::Kubernetes);
+        let sources = [Source::File].into_iter().chain(kubernetes);
+        let mut core = Core::new(limits, config.node_rank, sources);
         core.adopt(&maps.read_state().context("read the kernel's maps")?);
         let latency = ProgrammingLatency::default();
         Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, latency, failing: None })

@@ -1,13 +1,16 @@
 //! The Kubernetes source: watches Services, EndpointSlices and the own Node, and emits the services
 //! that discovery makes of them. Everything is dropped on arrival but what discovery keeps.
 
+mod access;
 mod annotation;
+mod complain;
 mod convert;
 mod guard;
 mod health;
 mod intern;
 mod watch;
 
+pub use access::{AccessError, client};
 pub use annotation::ANNOTATIONS;
 pub use health::{Kind, KubernetesHealth, KubernetesReport, WatchHealth};
 pub use watch::Pauses;
@@ -15,6 +18,7 @@ pub use watch::Pauses;
 use crate::core::{
     discovery::{Discovery, Message, NodeObject, Observed, Rules, ServiceObject, SliceObject},
     event::Event,
+    model::Behaviour,
 };
 use guard::{Guarded, Unreadable};
 use intern::Interner;
@@ -27,7 +31,11 @@ use kube::{
     runtime::watcher::{self, DefaultBackoff},
 };
 use std::time::Duration;
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{mpsc, watch as channel},
+    task::JoinSet,
+    time::Instant,
+};
 use watch::Watched;
 
 /// Objects that wait for discovery at most; watches wait beyond that.
@@ -47,9 +55,11 @@ pub struct Update {
 }
 
 /// The Kubernetes source, before it runs.
+#[derive(Clone)]
 pub struct KubernetesSource {
     client: Client,
     rules: Rules,
+    defaults: channel::Receiver<Behaviour>,
     health: KubernetesHealth,
     pauses: Pauses,
 }
@@ -64,10 +74,11 @@ enum Told {
 // === impl KubernetesSource ===
 
 impl KubernetesSource {
-    /// A source that reads from `client`'s cluster.
-    pub fn new(client: Client, rules: Rules) -> Self {
+    /// A source that reads from `client`'s cluster. `defaults` take the place of those in `rules`
+    /// whenever they change.
+    pub fn new(client: Client, rules: Rules, defaults: channel::Receiver<Behaviour>) -> Self {
         let pauses: Pauses = || Box::new(DefaultBackoff::default());
-        Self { client, rules, health: KubernetesHealth::default(), pauses }
+        Self { client, rules, defaults, health: KubernetesHealth::default(), pauses }
     }
 
     /// The same with other pauses between tries.
@@ -83,7 +94,7 @@ impl KubernetesSource {
     }
 
     /// Watches and sends updates, until nobody receives them.
-    pub async fn run(self, updates: mpsc::Sender<Update>) {
+    pub async fn run(mut self, updates: mpsc::Sender<Update>) {
         let (told, mut inbox) = mpsc::channel(TOLD_MAX);
         let mut watches = JoinSet::new();
         watches.spawn(watch_services(self.watched(Kind::Services, config()), told.clone()));
@@ -92,19 +103,26 @@ impl KubernetesSource {
         let own = watcher::Config::default().fields(&name);
         let name = self.rules.node_name.to_string();
         watches.spawn(watch_node(self.watched(Kind::Node, own), name, told));
+        let (problems, waiting) = mpsc::channel(complain::WAITING_MAX);
+        let node = self.rules.node_name.to_string();
+        watches.spawn(complain::run(self.client, node, waiting, self.health.clone()));
         let started_at = Instant::now();
         let mut discovery = Discovery::new(self.rules);
+        discovery.set_defaults(*self.defaults.borrow_and_update());
         let mut revision = 0;
         let mut batch = Vec::with_capacity(TOLD_MAX);
         loop {
-            let expiry = discovery.next_at().map(|at| started_at + at);
+            let expiry = discovery.next_at().map_or(started_at, |at| started_at + at);
             tokio::select! {
                 count = inbox.recv_many(&mut batch, TOLD_MAX) => {
                     if count == 0 {
                         return;
                     }
                 }
-                () = tokio::time::sleep_until(expiry.unwrap_or(started_at)), if expiry.is_some() => {}
+                Ok(()) = self.defaults.changed() => {
+                    discovery.set_defaults(*self.defaults.borrow_and_update());
+                }
+                () = tokio::time::sleep_until(expiry), if discovery.next_at().is_some() => {}
                 () = updates.closed() => return,
             }
             let arrived_at = Instant::now();
@@ -115,16 +133,13 @@ impl KubernetesSource {
                     batch.push(more);
                 }
             }
-            for told in batch.drain(..) {
-                match told {
-                    Told::Service(message) => discovery.services(message),
-                    Told::Slice(message) => discovery.slices(message),
-                    Told::Node(node) => discovery.node(node),
-                }
-            }
+            batch.drain(..).for_each(|told| told.take_in(&mut discovery));
             let events = discovery.settle(started_at.elapsed());
             for problem in discovery.take_news() {
                 tracing::warn!("{problem}");
+                if problems.try_send(problem).is_err() {
+                    self.health.note_event_written(false);
+                }
             }
             self.health.note_counts(discovery.counts());
             if discovery.revision() != revision {
@@ -144,6 +159,18 @@ impl KubernetesSource {
     ) -> Watched<K> {
         let (health, pauses) = (self.health.clone(), self.pauses);
         Watched { kind, api: Api::all(self.client.clone()), config, health, pauses }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    fn take_in(self, discovery: &mut Discovery) {
+        match self {
+            Self::Service(message) => discovery.services(message),
+            Self::Slice(message) => discovery.slices(message),
+            Self::Node(node) => discovery.node(node),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use balancer_agent::{
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Long enough for the slowest machine; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,6 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Cluster {
     pub(super) server: Server,
     pub(super) health: KubernetesHealth,
+    pub(super) defaults: watch::Sender<Behaviour>,
     updates: mpsc::Receiver<Update>,
     services: BTreeMap<String, Service>,
     /// Services that were ever gone.
@@ -56,13 +57,16 @@ impl Cluster {
             departed_grace: Duration::from_mins(10),
             defaults: Behaviour::default(),
         };
-        let source = KubernetesSource::new(client, rules).with_pauses(|| Box::new(Pauses));
+        let (defaults_sender, defaults) = watch::channel(Behaviour::default());
+        let source =
+            KubernetesSource::new(client, rules, defaults).with_pauses(|| Box::new(Pauses));
         let health = source.health();
         let (sender, updates) = mpsc::channel(16);
         tokio::spawn(source.run(sender));
         Self {
             server,
             health,
+            defaults: defaults_sender,
             updates,
             services: BTreeMap::new(),
             removed: Vec::new(),

@@ -2,7 +2,7 @@
 //! It can be read at any time.
 
 use crate::core::discovery::{Counts, ObjectProblem};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
@@ -10,7 +10,7 @@ use tokio::{sync::watch, time::Instant};
 const PROBLEMS_SHOWN_MAX: usize = 100;
 
 /// A kind of object that is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Services.
@@ -26,7 +26,7 @@ pub enum Kind {
 pub struct KubernetesHealth(Arc<watch::Sender<Record>>);
 
 /// The health of the Kubernetes source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KubernetesReport {
     /// Whether every kind was listed, so that services are known.
     pub synced: bool,
@@ -47,7 +47,7 @@ pub struct KubernetesReport {
 }
 
 /// The health of one watch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchHealth {
     /// What is watched.
     pub kind: Kind,
