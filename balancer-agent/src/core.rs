@@ -11,6 +11,7 @@ pub mod allocation;
 pub mod desired;
 pub mod difference;
 pub mod discovery;
+pub mod drain;
 pub mod event;
 pub mod fake;
 mod hold;

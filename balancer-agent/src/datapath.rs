@@ -7,6 +7,7 @@ pub mod bpffs;
 pub mod capabilities;
 pub mod cgroup;
 pub mod counters;
+pub mod destroy;
 pub mod fill;
 pub mod hooks;
 pub mod loader;

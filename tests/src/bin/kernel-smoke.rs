@@ -10,6 +10,11 @@ use balancer_agent::{
             BackendSource, Endpoint, EndpointState, FrontendSource, Keepalive, Policy, Service,
             ServiceName,
         },
+        pods::{
+            PodUid,
+            cgroup_path::{Driver, PodCgroup, QosClass},
+            registry::PodWrite,
+        },
         write::Limits,
     },
     datapath::{
@@ -18,15 +23,23 @@ use balancer_agent::{
         hooks::{self, Taken},
         loader::{self, Loaded},
     },
+    sources::pods::scan::{Places, scan},
+};
+use balancer_common::{
+    hierarchy::{Hierarchy, SEARCH_LEVELS_MAX},
+    pod::Skip,
+    reason::Reason,
 };
 use balancer_tests::backend::Backend;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     num::NonZeroU32,
+    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -89,6 +102,7 @@ fn run(smoke: &mut Smoke) -> anyhow::Result<()> {
     }
     check_mapped(vip(Policy::RoundRobin))?;
     check_options(vip(Policy::RoundRobin))?;
+    check_pod(&mut loaded, &cgroup, vip(Policy::RoundRobin))?;
     ensure!(
         dial(SocketAddr::new(Ipv4Addr::new(127, 1, 0, 1).into(), PORT)).is_err(),
         "a dial of no frontend must go where the application asked, where nobody listens"
@@ -212,6 +226,39 @@ fn check_options(vip: SocketAddr) -> anyhow::Result<()> {
     ensure!(getsockopt(&stream, sockopt::KeepAlive)?, "keepalive is off");
     ensure!(getsockopt(&stream, sockopt::TcpKeepIdle)? == 10, "TCP_KEEPIDLE is not 10 s");
     Ok(())
+}
+
+/// A client in a container is told by its pod, and left alone when that is skipped.
+fn check_pod(loaded: &mut Loaded, root: &Path, vip: SocketAddr) -> anyhow::Result<()> {
+    let uid = PodUid::new("7d4b9ac4-7c4a-4a9c-8d4a-1f7b0c6e0a51").context("a pod's UID")?;
+    let pod = PodCgroup { uid, qos: QosClass::Burstable };
+    let pod_path = root.join(pod.path(Driver::Systemd, &[]));
+    let container = pod_path.join("cri-containerd-c0ffee.scope");
+    fs::create_dir_all(&container)?;
+    let places = Places { root: root.into(), balanced: root.into() };
+    let hierarchy = scan(&places, None)?.cgroups.hierarchy;
+    let pod = cgroup::id(&pod_path)?;
+    let enter = |cgroup: &Path| fs::write(cgroup.join("cgroup.procs"), "0");
+    enter(&container).context("enter a container's cgroup")?;
+    for search_levels in [0, SEARCH_LEVELS_MAX] {
+        let hierarchy = Hierarchy { search_levels, ..hierarchy };
+        loaded.maps.write_pod(PodWrite::Hierarchy(hierarchy))?;
+        let dialled = dial(vip)?;
+        let flows = loaded.maps.read_flows()?;
+        ensure!(
+            flows.values().any(|flow| flow.pod == pod),
+            "no connection is of the pod with cgroup {pod}, but {:?}",
+            flows.values().map(|flow| flow.pod).collect::<Vec<_>>()
+        );
+        drop(dialled);
+    }
+    loaded.maps.write_pod(PodWrite::Skip { pod, skip: Skip::OPTED_OUT })?;
+    loaded.maps.write_pod(PodWrite::Hierarchy(Hierarchy { skipping: 1, ..hierarchy }))?;
+    ensure!(dial(vip).is_err(), "a skipped pod's dial must go where the application asked");
+    let reasons = loaded.maps.read_reasons()?;
+    ensure!(reasons[&Reason::PodOptedOut] == 1, "the skipped dial was not counted");
+    loaded.maps.write_pod(PodWrite::Hierarchy(Hierarchy::default()))?;
+    enter(root).context("leave the container's cgroup")
 }
 
 /// All connections are closed by now: nothing is active, and everything was counted.
