@@ -89,6 +89,8 @@ pub struct Status {
     pub kubernetes: Option<serde_json::Value>,
     /// Work done.
     pub work: WorkStatus,
+    /// Connections that were destroyed since their backends had left.
+    pub drained: DrainStatus,
 }
 
 /// The state of the configuration file.
@@ -147,6 +149,21 @@ pub struct WorkStatus {
     pub write_failures: u64,
     /// Time from the latest event to its last map write, in microseconds.
     pub latest_change_us: u64,
+}
+
+/// Connections that were to be destroyed, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Destroyed when their backends had drained for long enough.
+    pub drain_timeout: u64,
+    /// Destroyed when their backends were gone.
+    pub backend_gone: u64,
+    /// Tries that found no socket: it had ended, or was out of reach.
+    pub not_found: u64,
+    /// Tries that failed.
+    pub failed: u64,
+    /// The latest failure.
+    pub latest_error: Option<String>,
 }
 
 /// Whether a status is healthy: the hooks work, and the kernel holds what is wanted.

@@ -34,12 +34,13 @@ use self::{
     desired::Desired,
     event::{Event, Source},
     kernel::Kernel,
-    model::{EndpointState, Lookup, Policy, ServiceName},
+    model::{EndpointState, Lookup, Policy, Service, ServiceName},
     observed::Observed,
     plan::{Change, Request, Reservation},
     problem::Problem,
     write::{KernelState, Limits},
 };
+use balancer_common::backend::Backend;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -205,6 +206,16 @@ impl Core {
     /// The DNS sets that the declared services need.
     pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         self.observed.lookups()
+    }
+
+    /// The backends that the kernel has, by id.
+    pub const fn backends(&self) -> &BTreeMap<u32, Backend> {
+        &self.kernel.backends
+    }
+
+    /// What a service is declared as, and by whom.
+    pub fn declared(&self, service: u32) -> Option<(Source, &Service)> {
+        self.observed.service(self.kernel.services.get(&service)?.name.as_ref()?)
     }
 
     /// Running totals.

@@ -1,6 +1,7 @@
 //! The daemon: sources in, core in the middle, maps out; and everything that must go on meanwhile.
 
 mod answers;
+mod drain;
 mod engine;
 mod kubernetes;
 mod log_forwarding;
@@ -70,6 +71,7 @@ struct Daemon {
     kubernetes: Kubernetes,
     hooks_repaired: u64,
     pods: pods::Pods,
+    drainer: drain::Drainer,
     /// Whether much was allocated and freed since memory was given back.
     memory_due: bool,
     reload_replies: Vec<oneshot::Sender<Answer>>,
@@ -117,6 +119,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut hook_check = tokio::time::interval(HOOK_CHECK);
     hook_check.reset();
+    let mut drain = tokio::time::interval(drain::PERIOD);
+    drain.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             Some(update) = file_updates.recv() => daemon.file_changed(update),
@@ -127,6 +131,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Ok(()) = cgroups.changed() => {
                 daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
             }
+            _ = drain.tick() => daemon.drain().await,
             _ = sweep.tick() => daemon.sweep(),
             _ = hook_check.tick() => daemon.check_hooks().await,
             signal = signals.next() => match signal {
@@ -180,6 +185,7 @@ impl Daemon {
             kubernetes: Kubernetes::default(),
             hooks_repaired: 0,
             pods,
+            drainer: drain::Drainer::new(),
             memory_due: false,
             reload_replies: Vec::new(),
         })

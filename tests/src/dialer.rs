@@ -100,12 +100,16 @@ impl Dialer {
         self.done(&Request::Close { handle, reset })
     }
 
-    /// Waits until the peer has ended a connection.
+    /// Waits until a connection is over; returns the error number that the client reads, or zero when
+    /// the peer has ended it.
     ///
     /// # Errors
     /// When there is no such connection.
-    pub fn await_end(&self, handle: u64) -> anyhow::Result<()> {
-        self.done(&Request::AwaitEnd { handle })
+    pub fn await_end(&self, handle: u64) -> anyhow::Result<i32> {
+        match self.ask(&Request::AwaitEnd { handle })? {
+            Response::Ended(errno) => Ok(errno),
+            other => bail!("unexpected answer {other:?}"),
+        }
     }
 
     fn done(&self, request: &Request) -> anyhow::Result<()> {

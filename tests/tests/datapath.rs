@@ -3,6 +3,8 @@
 
 #[path = "datapath/affinity.rs"]
 mod affinity;
+#[path = "datapath/destroy.rs"]
+mod destroy;
 #[path = "datapath/endings.rs"]
 mod endings;
 #[path = "datapath/families.rs"]

@@ -104,6 +104,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     let mut checks = vec![host::kernel(release), capability::check(release), host::cgroup(global)];
     checks.extend(host::cgroup_v1(release));
     checks.extend([host::bpffs(global), host::jit(), host::lockdown(), host::loopback()]);
+    checks.push(host::destroying());
     checks.extend(programs::check(global));
     checks.push(host::agent(global));
     // The last one, since it takes a while.

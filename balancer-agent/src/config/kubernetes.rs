@@ -1,6 +1,7 @@
 //! The section `kubernetes`: which cluster is watched, and as which of its nodes.
 
 use super::{
+    behaviour::is_off,
     cause::Cause,
     error::{KeyPath, Problems},
     mapping::Mapping,
@@ -11,12 +12,15 @@ use std::{path::PathBuf, time::Duration};
 
 /// Keys of `kubernetes`.
 pub(super) const KUBERNETES_KEYS: &[&str] =
-    &["enabled", "node-name", "kubeconfig", "departed-grace"];
+    &["enabled", "node-name", "kubeconfig", "departed-grace", "gone-grace"];
 
 /// Longest name of a Node (RFC 1123 subdomain).
 const NODE_NAME_BYTES_MAX: usize = 253;
 /// Longest time for which a pod that has left is remembered.
 const DEPARTED_GRACE_MAX: Duration = Duration::from_hours(24);
+/// Shortest and longest time for which connections to a pod that is gone are kept.
+const GONE_GRACE_MIN: Duration = Duration::from_secs(1);
+const GONE_GRACE_MAX: Duration = Duration::from_hours(24);
 
 /// Which cluster is watched, and as which of its nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,9 @@ pub struct KubernetesSettings {
     pub kubeconfig: Option<PathBuf>,
     /// How long the address of a pod that left a headless Service stays a frontend.
     pub departed_grace: Duration,
+    /// How long connections to a backend are kept that the API does not know any more, before they
+    /// are destroyed; for ever if not set.
+    pub gone_grace: Option<Duration>,
 }
 
 impl Default for KubernetesSettings {
@@ -39,6 +46,7 @@ impl Default for KubernetesSettings {
             kubeconfig: None,
             // As `dns.grace`.
             departed_grace: Duration::from_mins(10),
+            gone_grace: Some(Duration::from_secs(5)),
         }
     }
 }
@@ -63,7 +71,17 @@ pub(super) fn kubernetes(
     {
         settings.departed_grace = grace;
     }
+    if let Some(grace) = map.read("gone-grace", problems, gone_grace) {
+        settings.gone_grace = grace;
+    }
     settings
+}
+
+fn gone_grace(node: &Node<'_>) -> Result<Option<Duration>, Cause> {
+    if is_off(node) {
+        return Ok(None);
+    }
+    scalar::duration(node, GONE_GRACE_MIN..=GONE_GRACE_MAX).map(Some)
 }
 
 fn node_name(node: &Node<'_>) -> Result<String, Cause> {

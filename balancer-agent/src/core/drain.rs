@@ -47,6 +47,8 @@ struct Leaving {
     since: Duration,
     /// Since when it is gone.
     gone_since: Option<Duration>,
+    /// Whether nothing is left that could be destroyed: it takes no new connections.
+    done: bool,
 }
 
 /// Backends that are leaving, and connections that were tried in vain.
@@ -93,6 +95,7 @@ impl Drain {
                 service: backend.service,
                 since: now,
                 gone_since: None,
+                done: false,
             });
             if backend.state == STATE_GONE {
                 leaving.gone_since.get_or_insert(now);
@@ -104,7 +107,7 @@ impl Drain {
         self.leaving.retain(|identity, _| left.contains(identity));
     }
 
-    /// The backends whose patience is over at `now`.
+    /// The backends whose patience is over at `now`, but for those that nothing is left of.
     pub fn due(&self, patience: impl Fn(u32) -> Patience, now: Duration) -> Due {
         let is_over = |since: Duration, patience: Option<Duration>| {
             patience.is_some_and(|patience| now.saturating_sub(since) >= patience)
@@ -117,7 +120,8 @@ impl Drain {
                 _ => None,
             }
         };
-        Due(self.leaving.iter().filter_map(|(it, leaving)| Some((*it, cause(leaving)?))).collect())
+        let leaving = self.leaving.iter().filter(|(_, leaving)| !leaving.done);
+        Due(leaving.filter_map(|(it, leaving)| Some((*it, cause(leaving)?))).collect())
     }
 
     /// The connections that are to be destroyed, out of all.
@@ -129,12 +133,22 @@ impl Drain {
         self.tries.retain(|cookie, _| flows.contains_key(cookie));
         let tries = &self.tries;
         let is_hopeless = |cookie: &u64| tries.get(cookie).is_some_and(|tries| *tries >= TRIES_MAX);
-        flows
+        let victims: BTreeMap<_, _> = flows
             .iter()
             .filter(|(cookie, _)| !is_hopeless(cookie))
             .filter_map(|(cookie, flow)| Some((*cookie, (*flow, due.cause(flow)?))))
             .take(VICTIMS_MAX)
-            .collect()
+            .collect();
+        if victims.len() < VICTIMS_MAX {
+            let busy: BTreeSet<Identity> =
+                victims.values().map(|(flow, _)| (flow.backend, flow.incarnation)).collect();
+            for identity in due.0.keys().filter(|identity| !busy.contains(identity)) {
+                if let Some(leaving) = self.leaving.get_mut(identity) {
+                    leaving.done = true;
+                }
+            }
+        }
+        victims
     }
 
     /// Tells that a connection could not be destroyed.
@@ -231,6 +245,19 @@ mod tests {
         let due = drain.due(|_| PATIENCE, s(9));
         assert_eq!(drain.victims(&due, &BTreeMap::new()), BTreeMap::new());
         assert!(drain.tries.is_empty());
+    }
+
+    #[test]
+    fn a_backend_without_connections_is_looked_at_once() {
+        let mut drain = Drain::default();
+        let records = [(7, backend(STATE_DRAINING, 1)), (9, backend(STATE_DRAINING, 1))];
+        observe(&mut drain, &records, 0);
+        assert_eq!(destroyed(&mut drain, PATIENCE, 60), [(70, Cause::DrainTimeout)]);
+        assert_eq!(drain.due(|_| PATIENCE, s(61)).0.len(), 1, "backend 9 has none");
+        let due = drain.due(|_| PATIENCE, s(61));
+        assert!(drain.victims(&due, &BTreeMap::new()).is_empty());
+        observe(&mut drain, &records, 62);
+        assert!(drain.due(|_| PATIENCE, s(63)).is_empty());
     }
 
     #[test]

@@ -25,6 +25,7 @@ impl Daemon {
     fn status(&self) -> Answer {
         let mut datapath = self.started.status(&self.options);
         datapath.hooks_repaired = self.hooks_repaired;
+        datapath.degraded.extend(self.drainer.unable.clone());
         let dns = serde_json::to_value(self.dns_health.snapshot());
         let desired = serde_json::to_value(self.engine.core.report());
         let (Ok(dns), Ok(desired)) = (dns, desired) else {
@@ -43,6 +44,7 @@ impl Daemon {
             dns,
             kubernetes: self.kubernetes.report(),
             work: self.engine.work(),
+            drained: self.drainer.status.clone(),
         }))
     }
 }

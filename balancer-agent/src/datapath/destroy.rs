@@ -51,7 +51,7 @@ pub enum DestroyError {
     /// The kernel was built without it.
     #[error(
         "connections to backends that are gone cannot be destroyed: the kernel lacks \
-         CONFIG_INET_DIAG_DESTROY; they end by time-outs (hint: set `tcp-user-timeout`)"
+         CONFIG_INET_DIAG_DESTROY; hint: set `tcp-user-timeout`, so that they end by time-outs"
     )]
     Unsupported,
     /// Not allowed to.
@@ -175,7 +175,8 @@ fn sweep(targets: &BTreeMap<u64, Target>) -> io::Result<BTreeMap<u64, Swept>> {
 /// The network namespaces of a pod's processes, each once, and then the agent's own.
 fn namespaces(cgroup: Option<&Path>, errors: &mut Vec<String>) -> Vec<Option<PathBuf>> {
     let inode = |path: &Path| fs::metadata(path).map(|metadata| metadata.ino());
-    let own = inode(Path::new("/proc/self/ns/net")).ok();
+    // The calling thread's: threads of a process need not be in the same one.
+    let own = inode(Path::new("/proc/thread-self/ns/net")).ok();
     let mut known = vec![];
     let mut namespaces = vec![];
     for pid in cgroup.map(processes).unwrap_or_default() {

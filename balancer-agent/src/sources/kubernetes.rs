@@ -8,6 +8,7 @@ mod convert;
 mod guard;
 mod health;
 mod intern;
+pub mod pods;
 mod watch;
 
 pub use access::{AccessError, client};

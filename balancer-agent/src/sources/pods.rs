@@ -2,6 +2,7 @@
 //!
 //! Each change is told as a whole: what a receiver missed in between cannot matter.
 
+pub mod object;
 pub mod scan;
 mod watch;
 

@@ -208,7 +208,7 @@ fn check_spread(policy: Policy, vip: SocketAddr) -> anyhow::Result<()> {
 /// C-core dials IPv4 frontends from AF_INET6 sockets.
 fn check_mapped(vip: SocketAddr) -> anyhow::Result<()> {
     let IpAddr::V4(v4) = vip.ip() else { bail!("{vip} is no IPv4 frontend") };
-    if !std::path::Path::new("/proc/net/if_inet6").exists() {
+    if !Path::new("/proc/net/if_inet6").exists() {
         return Ok(());
     }
     let mapped = SocketAddr::new(v4.to_ipv6_mapped().into(), vip.port());

@@ -74,8 +74,10 @@ pub struct Storm {
 pub enum Response {
     /// To `Dial` and `Abandon`.
     Dialled(Dialled),
-    /// To `Close` and `AwaitEnd`.
+    /// To `Close`.
     Done,
+    /// To `AwaitEnd`: zero for the end of the stream, or the error number of the read.
+    Ended(i32),
     /// To `Options`.
     Options(SocketOptions),
     /// To `Storm`.

@@ -102,8 +102,8 @@ impl Sockets {
             Request::AwaitEnd { handle } => {
                 let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
                 // The end is an end of file or an error; what the peer still sends is of no matter.
-                let _ = TcpStream::from(fd).read_to_end(&mut Vec::new());
-                Response::Done
+                let ended = TcpStream::from(fd).read_to_end(&mut Vec::new());
+                Response::Ended(ended.err().and_then(|error| error.raw_os_error()).unwrap_or(0))
             }
             Request::Options { handle } => {
                 Response::Options(options(self.open.get(&handle).context("no such socket")?)?)

@@ -7,7 +7,7 @@ use crate::{
         client::{self, ClientError},
     },
     cli::arguments::Global,
-    datapath::{bpffs, cgroup},
+    datapath::{bpffs, cgroup, destroy},
 };
 use nix::sys::utsname::uname;
 use std::{
@@ -175,6 +175,20 @@ pub(super) fn agent(global: &Global) -> Check {
         }
         Err(ClientError::Down { .. }) => Check::ok(CHECK, "does not run"),
         Err(error) => Check::error(CHECK, &error.to_string()),
+    }
+}
+
+/// Whether connections to backends that have left can be ended.
+pub(super) fn destroying() -> Check {
+    const CHECK: &str = "draining";
+    match destroy::check() {
+        Ok(()) => Check::ok(CHECK, "the kernel destroys connections to backends that are gone"),
+        Err(error) => {
+            let error = error.to_string();
+            let (finding, hint) =
+                error.split_once("; hint: ").unwrap_or((&error, "see the finding"));
+            Check::warn(CHECK, finding, hint)
+        }
     }
 }
 

@@ -19,6 +19,10 @@ pub enum Kind {
     EndpointSlices,
     /// The own Node.
     Node,
+    /// Pods of the own Node.
+    Pods,
+    /// Namespaces.
+    Namespaces,
 }
 
 /// Reads the health of the Kubernetes source. Clones read the same.
@@ -69,9 +73,10 @@ pub struct WatchHealth {
     pub last_error_age_ms: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Record {
-    watches: [Watch; 3],
+    kinds: &'static [Kind],
+    watches: [Watch; 5],
     counts: Counts,
     problems_total: usize,
     problems: Vec<String>,
@@ -93,8 +98,10 @@ struct Watch {
 // === impl Kind ===
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Node];
+    /// The kinds that services come from.
+    pub const OF_SERVICES: &'static [Self] = &[Self::Services, Self::EndpointSlices, Self::Node];
+    /// The kinds that tell of this node's pods.
+    pub const OF_PODS: &'static [Self] = &[Self::Pods, Self::Namespaces];
 
     /// What it is called.
     pub const fn name(self) -> &'static str {
@@ -102,6 +109,8 @@ impl Kind {
             Self::Services => "services",
             Self::EndpointSlices => "endpoint-slices",
             Self::Node => "node",
+            Self::Pods => "pods",
+            Self::Namespaces => "namespaces",
         }
     }
 }
@@ -110,20 +119,30 @@ impl Kind {
 
 impl Default for KubernetesHealth {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(Record::default())))
+        Self::of(Kind::OF_SERVICES)
     }
 }
 
 impl KubernetesHealth {
+    /// The health of watches of these kinds.
+    pub(super) fn of(kinds: &'static [Kind]) -> Self {
+        Self(Arc::new(watch::Sender::new(Record {
+            kinds,
+            watches: Default::default(),
+            counts: Counts::default(),
+            problems_total: 0,
+            problems: Vec::new(),
+            events_written: 0,
+            events_failed: 0,
+        })))
+    }
+
     /// The health at this moment.
     pub fn snapshot(&self) -> KubernetesReport {
         let now = Instant::now();
         let record = self.0.borrow();
-        let watches: Vec<WatchHealth> = Kind::ALL
-            .into_iter()
-            .zip(&record.watches)
-            .map(|(kind, watch)| watch.report(kind, now))
-            .collect();
+        let watch = |kind: &Kind| record.watches[*kind as usize].report(*kind, now);
+        let watches: Vec<WatchHealth> = record.kinds.iter().map(watch).collect();
         KubernetesReport {
             synced: watches.iter().all(|watch| watch.synced),
             staleness_ms: watches.iter().map(|watch| watch.staleness_ms).max().unwrap_or(0),
