@@ -6,13 +6,10 @@
 mod configuration;
 #[path = "lifecycle/dns.rs"]
 mod dns;
-<<<<<<< HEAD
-#[path = "lifecycle/http.rs"]
-mod http;
-=======
 #[path = "lifecycle/drain.rs"]
 mod drain;
->>>>>>> d0c382e (feat(daemon): destroy connections whose draining backends' time is over, or whose backends are gone)
+#[path = "lifecycle/http.rs"]
+mod http;
 #[path = "lifecycle/leftovers.rs"]
 mod leftovers;
 #[path = "lifecycle/migration.rs"]

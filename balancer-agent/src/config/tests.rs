@@ -67,6 +67,7 @@ kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, depa
             node_name: Some("node-7".into()),
             kubeconfig: Some("/etc/kubeconfig".into()),
             departed_grace: Duration::from_mins(1),
+            gone_grace: Some(Duration::from_secs(5)),
         },
         limits: Limits {
             services: 2,
