@@ -182,6 +182,7 @@ async fn a_reload_is_always_answered() {
     let mut fixture = Fixture::with_rank(1);
     fixture.expect_rank(1).await;
     fixture.handle.reload();
+    assert!(matches!(fixture.next().await, FileUpdate::Unchanged));
     fixture.write("no: 1\n");
     fixture.expect_rejection("there is no key `no`").await;
     fixture.handle.reload();
