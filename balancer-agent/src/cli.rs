@@ -9,6 +9,7 @@ mod config;
 mod connections;
 pub mod exit;
 mod explain;
+mod mount;
 mod page;
 mod pod;
 mod pods;
@@ -57,6 +58,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Check => check::run(&global),
         Command::Config(action) => config::run(&global, &action),
         Command::Reload => reload::run(&global),
+        Command::Mount => mount::run(&global),
         Command::Unload => unload::run(&global),
         Command::SelfTestDial { cgroup, frontend } => {
             crate::datapath::self_test::dial_as_child(&cgroup, frontend)?;

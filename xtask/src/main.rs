@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod cluster;
 mod demo;
+mod image;
 mod kernels;
 mod lint;
 mod privilege;
@@ -51,6 +52,8 @@ enum Task {
     Test(test::Options),
     /// Check format, lints, house rules, licences, spelling and documentation.
     Lint,
+    /// Build the agent's container image.
+    Image(image::Options),
     /// Run the benchmarks, all or those named.
     Bench(bench::Options),
     /// Build and run a real Kubernetes control plane.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Lint => lint::run(),
+        Task::Image(options) => image::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Cluster(options) => cluster::run(&options),
         Task::TestKernels(options) => kernels::run(&options),

@@ -113,6 +113,8 @@ pub enum Command {
     Config(ConfigAction),
     /// Make the agent read its configuration file again
     Reload,
+    /// Mount bpffs where it is missing, as an init container does for its node
+    Mount,
     /// Detach the programs and remove everything that was pinned
     Unload,
     /// Enter a cgroup and dial: the self-test's child

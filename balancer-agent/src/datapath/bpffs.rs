@@ -103,19 +103,30 @@ impl PinRoot {
         &self.0
     }
 
+    /// Mounts bpffs at `/sys/fs/bpf` where it is missing there. Tells whether it was.
+    ///
+    /// # Errors
+    /// [`BpffsError`] names the directory and the fix.
+    pub fn mount(&self) -> Result<bool, BpffsError> {
+        if is_on_bpffs(&self.0) {
+            return Ok(false);
+        }
+        let mountpoint = Path::new("/sys/fs/bpf");
+        if !self.0.starts_with(mountpoint) {
+            return Err(BpffsError::Elsewhere { path: self.0.clone() });
+        }
+        mount(Some("bpf"), mountpoint, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .map_err(|cause| BpffsError::NotMounted { path: self.0.clone(), cause })?;
+        Ok(true)
+    }
+
     /// Makes the directory, mounting bpffs at `/sys/fs/bpf` where it is missing there.
     ///
     /// # Errors
     /// [`BpffsError`] names the directory and the fix.
     pub fn create(&self) -> Result<(), BpffsError> {
-        if !is_on_bpffs(&self.0) {
-            let mountpoint = Path::new("/sys/fs/bpf");
-            if !self.0.starts_with(mountpoint) {
-                return Err(BpffsError::Elsewhere { path: self.0.clone() });
-            }
-            mount(Some("bpf"), mountpoint, Some("bpf"), MsFlags::empty(), None::<&str>)
-                .map_err(|cause| BpffsError::NotMounted { path: self.0.clone(), cause })?;
-            tracing::info!(mountpoint = %mountpoint.display(), "mounted bpffs");
+        if self.mount()? {
+            tracing::info!("mounted bpffs");
         }
         let links = self.links();
         fs::create_dir_all(&links).map_err(|cause| {

@@ -241,9 +241,20 @@ pub fn dial_as_child(cgroup: &Path, frontend: SocketAddr) -> io::Result<()> {
     stdout.flush()
 }
 
-fn dial_from(cgroup: &Path, frontend: SocketAddr) -> io::Result<SocketAddr> {
+fn enter(cgroup: &Path) -> io::Result<()> {
     // cgroups(7): writing 0 moves the writing process.
-    fs::write(cgroup.join("cgroup.procs"), "0")
+    let mut members = fs::OpenOptions::new().write(true).open(cgroup.join("cgroup.procs"))?;
+    match members.write_all(b"0") {
+        // The kernel's `cgroup_procs_write_permission()`: where cgroup v2 is mounted with
+        // `nsdelegate`, as systemd does, nobody leaves a cgroup namespace of his own, such as a
+        // container's. Its own cgroup is below the root as every pod's, and is as good to dial from.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn dial_from(cgroup: &Path, frontend: SocketAddr) -> io::Result<SocketAddr> {
+    enter(cgroup)
         .map_err(|error| io::Error::new(error.kind(), format!("enter its cgroup: {error}")))?;
     let stream = TcpStream::connect_timeout(&frontend, Duration::from_secs(DIAL_S_MAX / 2))?;
     stream.peer_addr()
