@@ -1,7 +1,7 @@
 //! The manifests: nothing is granted that is not needed, and what belongs together agrees.
 
 use crate::{read, repository, texts, yaml};
-use balancer_agent::config::{self, Config};
+use balancer_agent::config::Config;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs};
 
