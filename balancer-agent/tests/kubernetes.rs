@@ -3,8 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic over what it wrote itself")]
 
+#[path = "kubernetes/bad_days.rs"]
+mod bad_days;
 #[path = "kubernetes/cluster.rs"]
 mod cluster;
+#[path = "kubernetes/malformed.rs"]
+mod malformed;
 #[path = "kubernetes/server.rs"]
 mod server;
 #[path = "kubernetes/services.rs"]

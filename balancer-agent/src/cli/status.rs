@@ -1,7 +1,9 @@
 //! `status`: whether all is well, and every complaint if not; with the agent down, what the maps still tell.
 
+mod cluster;
 mod layout;
 
+use self::cluster::Cluster;
 use super::{arguments::Global, exit::Exit, page, pod::Pods, snapshot::Snapshot};
 use crate::{
     admin::{
@@ -51,6 +53,8 @@ struct AgentReport {
     config: ConfigStatus,
     self_test: SelfTest,
     dns: Vec<Lookup>,
+    /// None when services do not come from Kubernetes.
+    kubernetes: Option<Cluster>,
     /// What is wrong with what is wanted.
     problems: Vec<String>,
     /// Where the kernel differs from what is wanted.
@@ -134,12 +138,17 @@ fn ask_agent(global: &Global, report: &mut StatusReport) -> anyhow::Result<()> {
     let lookups = report.agent.iter().flat_map(|agent| &agent.dns);
     let failing: Vec<_> = lookups.filter_map(Lookup::complaint).collect();
     report.complaints.extend(failing);
+    let cluster = report.agent.as_ref().and_then(|agent| agent.kubernetes.as_ref());
+    let complaint = cluster.and_then(Cluster::complaint);
+    report.complaints.extend(complaint);
     Ok(())
 }
 
 impl AgentReport {
     fn new(status: Status) -> anyhow::Result<Self> {
         let dns = serde_json::from_value(status.dns).context("read the agent's report on DNS")?;
+        let kubernetes = status.kubernetes.map(serde_json::from_value).transpose();
+        let kubernetes = kubernetes.context("read the agent's report on Kubernetes")?;
         Ok(Self {
             version: status.version,
             pid: status.pid,
@@ -150,6 +159,7 @@ impl AgentReport {
             config: status.config,
             self_test: status.self_test,
             dns,
+            kubernetes,
             problems: status.problems,
             differences: status.differences,
             work: status.work,

@@ -41,7 +41,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use store::{Change, Store};
+use store::{Change, Store, note};
 
 /// Annotations that begin so are ours.
 pub const ANNOTATION_PREFIX: &str = "balancer.dev/";
@@ -364,39 +364,5 @@ impl Discovery {
             }
         }
         problems
-    }
-}
-
-/// Notes what of a message is refused; returns the Services that this concerns. `own` tells the
-/// Service of an object by its key, where that is possible.
-fn note<T>(
-    message: &Message<T>,
-    malformed: &mut BTreeMap<ObjectKey, Malformed>,
-    refused: &mut u64,
-    faults: impl Fn(&T) -> usize,
-    own: impl Fn(&ObjectKey) -> Option<ObjectKey>,
-) -> Vec<ObjectKey>
-where
-    T: Keyed,
-{
-    let service_of = |it: &Malformed| it.service.clone().or_else(|| own(&it.key));
-    match message {
-        Message::ListBegins => {
-            let before = std::mem::take(malformed);
-            before.values().filter_map(service_of).collect()
-        }
-        Message::Listed(observed) | Message::Applied(observed) => match &observed.object {
-            Ok(object) => {
-                *refused += faults(object) as u64;
-                malformed.remove(object.key()).iter().filter_map(service_of).collect()
-            }
-            Err(it) => {
-                *refused += 1;
-                malformed.insert(it.key.clone(), it.clone());
-                service_of(it).into_iter().collect()
-            }
-        },
-        Message::Deleted(key, _) => malformed.remove(key).iter().filter_map(service_of).collect(),
-        Message::ListEnds => Vec::new(),
     }
 }

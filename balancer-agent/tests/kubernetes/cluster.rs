@@ -112,6 +112,11 @@ impl Cluster {
         self.services.len()
     }
 
+    /// Whether all services are so.
+    pub(super) fn all(&self, wanted: impl Fn(&Service) -> bool) -> bool {
+        self.services.values().all(wanted)
+    }
+
     /// The frontends of a service; none if there is no such service.
     pub(super) fn frontends(&self, name: &str) -> Vec<String> {
         let sources = self.services.get(name).into_iter().flat_map(|service| &service.frontends);

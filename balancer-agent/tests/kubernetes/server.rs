@@ -179,11 +179,6 @@ impl Server {
         self.lock().kinds.entry(kind.into()).or_default().watches.clear();
     }
 
-    /// Forgets old versions: watches from them are answered by 410.
-    pub(super) fn compact(&self, kind: Kind) {
-        self.change_silently(kind, |_| {});
-    }
-
     /// Gives this answer to the next such request that has none yet.
     pub(super) fn fail(&self, kind: Kind, verb: Verb, response: Response) {
         self.lock().faults.entry((kind.into(), verb)).or_default().push_back(response);

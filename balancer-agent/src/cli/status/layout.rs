@@ -126,6 +126,9 @@ impl AgentReport {
         page.pairs(&pairs);
         page.list("this kernel lacks", &self.degraded);
         self.lay_out_dns(page);
+        if let Some(cluster) = &self.kubernetes {
+            cluster.lay_out(page);
+        }
     }
 
     fn lay_out_dns(&self, page: &mut Page) {
@@ -151,7 +154,8 @@ impl AgentReport {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Counts, DatapathReport, Hook, Lookup, Outcome, TableUse};
+    use super::super::cluster::{Cluster, Counts, Watch};
+    use super::super::{Counts as KernelCounts, DatapathReport, Hook, Lookup, Outcome, TableUse};
     use super::*;
     use crate::{
         admin::{ConfigStatus, WorkStatus},
@@ -175,7 +179,11 @@ mod tests {
                 layout: Some("v1-s64".into()),
                 hooks: vec![hook("connect4", None), hook("connect6", Some("not attached"))],
             },
-            counts: Some(Counts { services: 2, backends_active: 5, ..Counts::default() }),
+            counts: Some(KernelCounts {
+                services: 2,
+                backends_active: 5,
+                ..KernelCounts::default()
+            }),
             tables: vec![TableUse { name: "services", used: 2, limit: 63, strict: true }],
             outcomes: vec![outcome("picked", 12), outcome("affinity-kept", 0)],
             ..StatusReport::default()
@@ -212,9 +220,41 @@ mod tests {
                 hint: None,
             },
             dns: vec![set],
+            kubernetes: Some(cluster()),
             problems: Vec::new(),
             differences: Vec::new(),
             work: WorkStatus::default(),
+        }
+    }
+
+    fn cluster() -> Cluster {
+        let watch = |kind: &str, staleness_ms| Watch {
+            kind: kind.into(),
+            synced: true,
+            last_event_age_ms: Some(61_000),
+            staleness_ms,
+            lists: 1,
+            restarts: 0,
+            errors: u64::from(staleness_ms > 0),
+            last_error: (staleness_ms > 0).then(|| "connection refused".into()),
+            last_error_age_ms: None,
+        };
+        Cluster {
+            synced: true,
+            staleness_ms: 5_000,
+            watches: vec![watch("services", 0), watch("endpoint-slices", 5_000)],
+            counts: Counts {
+                services: 12,
+                services_balanced: 3,
+                slices: 14,
+                addresses: 60,
+                refused: 2,
+                outdated: 0,
+            },
+            problems_total: 1,
+            problems: vec!["Service shop/a: spec.ports: wrong; mend it".into()],
+            events_written: 1,
+            events_failed: 0,
         }
     }
 

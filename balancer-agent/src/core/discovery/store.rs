@@ -5,7 +5,7 @@
 //! older than what is known are left out.
 
 use super::object::{Malformed, ObjectKey, Version};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Deleted objects that are remembered, so that a late change does not bring them back.
 const GRAVES_MAX: usize = 4_096;
@@ -180,5 +180,39 @@ impl<T: Keyed> Store<T> {
         {
             self.graves.remove(&oldest);
         }
+    }
+}
+
+/// Notes what of a message is refused; returns the Services that this concerns. `own` tells the
+/// Service of an object by its key, where that is possible.
+pub(super) fn note<T>(
+    message: &Message<T>,
+    malformed: &mut BTreeMap<ObjectKey, Malformed>,
+    refused: &mut u64,
+    faults: impl Fn(&T) -> usize,
+    own: impl Fn(&ObjectKey) -> Option<ObjectKey>,
+) -> Vec<ObjectKey>
+where
+    T: Keyed,
+{
+    let service_of = |it: &Malformed| it.service.clone().or_else(|| own(&it.key));
+    match message {
+        Message::ListBegins => {
+            let before = std::mem::take(malformed);
+            before.values().filter_map(service_of).collect()
+        }
+        Message::Listed(observed) | Message::Applied(observed) => match &observed.object {
+            Ok(object) => {
+                *refused += faults(object) as u64;
+                malformed.remove(object.key()).iter().filter_map(service_of).collect()
+            }
+            Err(it) => {
+                *refused += 1;
+                malformed.insert(it.key.clone(), it.clone());
+                service_of(it).into_iter().collect()
+            }
+        },
+        Message::Deleted(key, _) => malformed.remove(key).iter().filter_map(service_of).collect(),
+        Message::ListEnds => Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{LIMITS, Node, VIP, at, endpoint, service};
 use crate::core::{
+    Core,
     event::{Event, Source},
     plan::ChangeKind,
     problem::{Problem, Resource},
@@ -95,4 +96,32 @@ fn a_failed_write_is_made_good_whole() {
         assert_eq!(node.core.differences(&node.maps.read_back()), []);
         assert_eq!(node.reachable(VIP), [2, 3].into());
     }
+}
+
+#[test]
+fn services_of_a_silent_cluster_stay_until_it_has_spoken() {
+    let sources = [Source::File, Source::Kubernetes];
+    let snapshot = |source, services| Event::Snapshot { source, services };
+    let mut node = Node::new(LIMITS, 0);
+    node.core = Core::new(LIMITS, 0, sources);
+    let ours = service("shop/a:grpc", VIP, [endpoint(1)]);
+    let file = service("file", "10.96.0.2:80", [endpoint(2)]);
+    node.observe(snapshot(Source::File, vec![file.clone()]));
+    node.observe(snapshot(Source::Kubernetes, vec![ours.clone()]));
+    // The agent begins anew, and the API is away.
+    node.core = Core::new(LIMITS, 0, sources);
+    node.core.adopt(&node.maps.read_back());
+    node.pass();
+    node.declare([file.clone()]);
+    assert!(node.core.awaits_sources());
+    assert_eq!(node.reachable(VIP), [1].into(), "what is pinned stays in force");
+    // It is back, and the service is as it was; then it is not there any more.
+    node.observe(snapshot(Source::Kubernetes, vec![ours]));
+    assert_eq!(node.reachable(VIP), [1].into());
+    node.core = Core::new(LIMITS, 0, sources);
+    node.core.adopt(&node.maps.read_back());
+    node.observe(snapshot(Source::Kubernetes, Vec::new()));
+    assert_eq!(node.reachable(VIP), [1].into(), "the file has not spoken yet");
+    node.declare([file]);
+    assert_eq!(node.reachable(VIP), [].into());
 }

@@ -1,0 +1,153 @@
+//! Random histories: what is told step by step is what would be told of the end alone.
+
+use super::*;
+use proptest::prelude::*;
+
+/// One step of a history.
+#[derive(Clone, Debug)]
+enum Step {
+    Service(u8, ServiceObject),
+    ServiceGone(u8),
+    Slice(u8, SliceObject),
+    SliceGone(u8),
+    Node(Option<u8>),
+    /// Both kinds are listed anew, with whatever there is by now.
+    Relist,
+    /// A list begins and is cut.
+    CutList,
+    Settle,
+}
+
+fn some_service(n: u8) -> impl Strategy<Value = ServiceObject> {
+    let balance = prop::sample::select(vec![None, Some(true), Some(false)]);
+    (balance, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        move |(balance, is_headless, local_only, publish_not_ready)| {
+            let name = format!("s{n}");
+            let base = if is_headless { headless(&name) } else { service(&name) };
+            ServiceObject { balance, local_only, publish_not_ready, ..base }
+        },
+    )
+}
+
+fn some_endpoint() -> impl Strategy<Value = SliceEndpoint> {
+    use Readiness::{NotServing, Ready, Stopping, Terminating};
+    let readiness = prop::sample::select(vec![Ready, Ready, Terminating, NotServing, Stopping]);
+    let names = || prop::option::of(prop::sample::select(vec!["z1", "z2"]));
+    let node = prop::option::of(prop::sample::select(vec!["node-a", "node-b"]));
+    (1..6_u8, readiness, names(), node).prop_map(|(host, readiness, zone, node)| SliceEndpoint {
+        node: node.map(Arc::from),
+        zones: zone.and_then(|zone| list(&[zone])),
+        ..endpoint(&format!("10.1.0.{host}"), readiness)
+    })
+}
+
+fn some_slice(n: u8) -> impl Strategy<Value = SliceObject> {
+    (0..3_u8, prop::collection::vec(some_endpoint(), 0..5))
+        .prop_map(move |(service, all)| slice(&format!("e{n}"), &format!("s{service}"), all))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let services =
+        (0..3_u8).prop_flat_map(|n| some_service(n).prop_map(move |it| Step::Service(n, it)));
+    let slices = (0..4_u8).prop_flat_map(|n| some_slice(n).prop_map(move |it| Step::Slice(n, it)));
+    prop_oneof![
+        3 => services,
+        1 => (0..3_u8).prop_map(Step::ServiceGone),
+        6 => slices,
+        2 => (0..4_u8).prop_map(Step::SliceGone),
+        1 => prop::option::of(1..3_u8).prop_map(Step::Node),
+        1 => Just(Step::Relist),
+        1 => Just(Step::CutList),
+        4 => Just(Step::Settle),
+    ]
+}
+
+/// What the API has.
+#[derive(Default)]
+struct Truth {
+    services: BTreeMap<u8, ServiceObject>,
+    slices: BTreeMap<u8, SliceObject>,
+    zone: Option<u8>,
+}
+
+impl Truth {
+    fn node(&self) -> Option<NodeObject> {
+        self.zone.map(|zone| NodeObject { zone: Some(format!("z{zone}").into()) })
+    }
+
+    fn list(&self, world: &mut World) {
+        world.list_services(self.services.values().cloned());
+        world.list_slices(self.slices.values().cloned());
+        world.discovery.node(self.node());
+    }
+
+    fn take(&mut self, step: Step, world: &mut World) {
+        let discovery = &mut world.discovery;
+        match step {
+            Step::Service(n, service) => {
+                self.services.insert(n, service.clone());
+                discovery.services(applied(service));
+            }
+            Step::ServiceGone(n) => {
+                if let Some(service) = self.services.remove(&n) {
+                    discovery.services(Message::Deleted(service.key, None));
+                }
+            }
+            Step::Slice(n, slice) => {
+                self.slices.insert(n, slice.clone());
+                discovery.slices(applied(slice));
+            }
+            Step::SliceGone(n) => {
+                if let Some(slice) = self.slices.remove(&n) {
+                    discovery.slices(Message::Deleted(slice.key, None));
+                }
+            }
+            Step::Node(zone) => {
+                self.zone = zone;
+                discovery.node(self.node());
+            }
+            Step::Relist => self.list(world),
+            Step::CutList => {
+                discovery.slices(Message::ListBegins);
+                if let Some(slice) = self.slices.values().next() {
+                    discovery.slices(listed(slice.clone()));
+                }
+            }
+            Step::Settle => {
+                world.settle();
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn step_by_step_is_the_same_as_at_once(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World::new([]);
+        let mut truth = Truth::default();
+        for step in steps {
+            truth.take(step, &mut world);
+        }
+        // What has left is forgotten by then, so that memory makes no difference.
+        world.settle();
+        world.now += 2 * GRACE;
+        world.settle();
+        let mut fresh = World { discovery: Discovery::new(rules()), now: START, services: BTreeMap::new() };
+        truth.list(&mut fresh);
+        fresh.settle();
+        prop_assert_eq!(&world.services, &fresh.services);
+        prop_assert_eq!(world.discovery.next_at(), None);
+
+        // No backend that is not in a slice of its Service.
+        for (name, service) in &world.services {
+            for backend in &service.backends {
+                let BackendSource::Fixed(endpoint) = backend else { continue };
+                let known = truth.slices.values().any(|slice| {
+                    name.starts_with(&format!("shop/{}:", slice.service))
+                        && slice.endpoints.iter().any(|it| it.address == endpoint.address.ip())
+                });
+                prop_assert!(known, "{} has {}", name, endpoint.address);
+            }
+        }
+    }
+}
