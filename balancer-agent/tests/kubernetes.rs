@@ -9,6 +9,8 @@ mod bad_days;
 mod cluster;
 #[path = "kubernetes/malformed.rs"]
 mod malformed;
+#[path = "kubernetes/pods.rs"]
+mod pods;
 #[path = "kubernetes/server.rs"]
 mod server;
 #[path = "kubernetes/services.rs"]

@@ -29,7 +29,7 @@ pub(super) struct Cluster {
     snapshots: usize,
 }
 
-struct Pauses;
+pub(super) struct Pauses;
 
 impl Iterator for Pauses {
     type Item = Duration;
