@@ -104,6 +104,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let mut cgroups = pods::watch_cgroups(&options)?;
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
+    let mut pod_objects = kubernetes.pods();
+    daemon.drainer.kubernetes = kubernetes.authority(config.kubernetes.gone_grace);
     daemon.kubernetes = kubernetes;
     daemon.adopt(&config, services);
     daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
@@ -130,6 +132,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(ask) = pending_asks.recv() => drop(ask.send(daemon.vitals())),
             Ok(()) = cgroups.changed() => {
                 daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
+            }
+            Ok(()) = pod_objects.changed() => {
+                daemon.pods.objects_changed(&mut pod_objects, &mut daemon.engine.maps);
             }
             _ = drain.tick() => daemon.drain().await,
             _ = sweep.tick() => daemon.sweep(),

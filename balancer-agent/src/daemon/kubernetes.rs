@@ -1,11 +1,14 @@
 //! The Kubernetes source's place in the daemon: started if the configuration says so, restarted if
 //! it panics, its updates applied.
 
-use super::Daemon;
+use super::{Daemon, drain::Authority};
 use crate::{
     config::Config,
     core::{discovery::Rules, model::Behaviour},
-    sources::kubernetes::{self, KubernetesHealth, KubernetesSource, Update},
+    sources::kubernetes::{
+        self, KubernetesHealth, KubernetesSource, Update,
+        pods::{PodsSource, Told},
+    },
 };
 use anyhow::{Context, bail};
 use std::time::Duration;
@@ -22,6 +25,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Kubernetes {
     running: Option<(KubernetesHealth, watch::Sender<Behaviour>)>,
+    /// The watches of this node's pods, and what they have told.
+    pods: Option<(KubernetesHealth, watch::Receiver<Told>)>,
 }
 
 // === impl Kubernetes ===
@@ -46,6 +51,10 @@ impl Kubernetes {
             .await
             .context("start the Kubernetes source")?;
         let (defaults, defaults_receiver) = watch::channel(config.defaults);
+        let pods = PodsSource::new(client.clone(), &node_name);
+        let pods_health = pods.health();
+        let (told, pictures) = watch::channel(None);
+        tokio::spawn(supervise_pods(pods, told));
         let rules = Rules {
             node_name: node_name.into(),
             departed_grace: settings.departed_grace,
@@ -54,7 +63,8 @@ impl Kubernetes {
         let source = KubernetesSource::new(client, rules, defaults_receiver);
         let health = source.health();
         tokio::spawn(supervise(source, updates));
-        Ok((Self { running: Some((health, defaults)) }, receiver))
+        let pods = Some((pods_health, pictures));
+        Ok((Self { running: Some((health, defaults)), pods }, receiver))
     }
 
     /// Changes what services are that do not say otherwise.
@@ -67,7 +77,22 @@ impl Kubernetes {
     /// The source's health, if it runs.
     pub(super) fn report(&self) -> Option<serde_json::Value> {
         let (health, _) = self.running.as_ref()?;
-        serde_json::to_value(health.snapshot()).ok()
+        let mut report = health.snapshot();
+        let pods = self.pods.as_ref().map(|(health, _)| health.snapshot().watches);
+        report.watches.extend(pods.into_iter().flatten());
+        serde_json::to_value(report).ok()
+    }
+
+    /// What is told of this node's pods; nothing ever, outside of Kubernetes.
+    pub(super) fn pods(&self) -> watch::Receiver<Told> {
+        let told = self.pods.as_ref().map(|(_, pictures)| pictures.clone());
+        told.unwrap_or_else(|| watch::channel(None).1)
+    }
+
+    /// Who can tell that a backend is gone.
+    pub(super) fn authority(&self, gone_grace: Option<Duration>) -> Option<Authority> {
+        let (health, _) = self.running.as_ref()?;
+        Some(Authority { health: health.clone(), gone_grace })
     }
 }
 
@@ -77,6 +102,17 @@ async fn supervise(source: KubernetesSource, updates: mpsc::Sender<Update>) {
         let run = tokio::spawn(source.clone().run(updates.clone()));
         if run.await.is_err_and(|error| error.is_panic()) {
             tracing::error!("the Kubernetes source panicked and begins anew; hint: report this");
+            tokio::time::sleep(RESTART_PAUSE).await;
+        }
+    }
+}
+
+/// Keeps the watches of pods running. What they have told stays meanwhile.
+async fn supervise_pods(source: PodsSource, told: watch::Sender<Told>) {
+    while !told.is_closed() {
+        let run = tokio::spawn(source.clone().run(told.clone()));
+        if run.await.is_err_and(|error| error.is_panic()) {
+            tracing::error!("the watches of pods panicked and begin anew; hint: report this");
             tokio::time::sleep(RESTART_PAUSE).await;
         }
     }

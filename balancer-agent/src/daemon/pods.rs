@@ -3,11 +3,17 @@
 use super::Options;
 use crate::{
     admin::PodStatus,
-    core::pods::registry::{Known, Registry},
+    core::pods::{
+        NodePods,
+        registry::{Known, Registry},
+    },
     datapath::{cgroup, maps::Maps},
-    sources::pods::{
-        CgroupSource,
-        scan::{Places, Scan, scan},
+    sources::{
+        kubernetes::pods::Told,
+        pods::{
+            CgroupSource,
+            scan::{Places, Scan, scan},
+        },
     },
 };
 use anyhow::Context;
@@ -47,6 +53,14 @@ impl Pods {
     ) {
         let cgroups = pictures.borrow_and_update().cgroups.clone();
         self.registry.observe_cgroups(cgroups);
+        self.settle(maps);
+    }
+
+    /// Takes in what the API tells.
+    pub(super) fn objects_changed(&mut self, told: &mut watch::Receiver<Told>, maps: &mut Maps) {
+        if let Some(pods) = &*told.borrow_and_update() {
+            self.registry.observe_pods(NodePods::clone(pods));
+        }
         self.settle(maps);
     }
 

@@ -36,6 +36,7 @@ const PAGE_OBJECTS: u32 = 200;
 pub type Told = Option<Arc<NodePods>>;
 
 /// The source, before it runs.
+#[derive(Clone)]
 pub struct PodsSource {
     client: Client,
     node_name: String,
