@@ -45,7 +45,7 @@ dns:
 limits: {services: 2, backends: 3, frontends: 4, slots: 32, connections: 5, pod-services: 6}
 log: {datapath-level: debug}
 http: {listen: '[::]:9463', services-max: 10, backends-max: 0}
-kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, departed-grace: 1m}
+kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, departed-grace: 1m, gone-grace: off}
 ",
     );
     let expected = Config {
@@ -67,7 +67,7 @@ kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, depa
             node_name: Some("node-7".into()),
             kubeconfig: Some("/etc/kubeconfig".into()),
             departed_grace: Duration::from_mins(1),
-            gone_grace: Some(Duration::from_secs(5)),
+            gone_grace: None,
         },
         limits: Limits {
             services: 2,
