@@ -121,8 +121,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut hook_check = tokio::time::interval(HOOK_CHECK);
     hook_check.reset();
-    let mut drain = tokio::time::interval(drain::PERIOD);
-    drain.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut drain = drain::ticks();
     loop {
         tokio::select! {
             Some(update) = file_updates.recv() => daemon.file_changed(update),

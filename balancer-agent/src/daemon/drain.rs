@@ -19,10 +19,13 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{Interval, MissedTickBehavior},
+};
 
 /// How often backends that are leaving are looked after.
-pub(super) const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// Connections to be destroyed, by the cgroup id of their pods.
 type Jobs = BTreeMap<u64, (Option<PathBuf>, BTreeMap<u64, Target>)>;
@@ -57,6 +60,13 @@ impl Authority {
 struct Running {
     causes: BTreeMap<u64, Cause>,
     result: JoinHandle<Vec<Destroyed>>,
+}
+
+/// When backends that are leaving are to be looked after.
+pub(super) fn ticks() -> Interval {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 // === impl Drainer ===

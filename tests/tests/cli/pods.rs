@@ -11,7 +11,7 @@ use balancer_agent::{
 };
 use balancer_tests::{backend::Backend, capability, dialer::Dialer, world::World};
 use serde_json::Value;
-use std::{fs, path::Path};
+use std::{fs, net::SocketAddr, path::Path};
 
 const FRONTEND: &str = "10.96.0.1:80";
 const UID: &str = "7d4b9ac4-7c4a-4a9c-8d4a-1f7b0c6e0a51";
@@ -39,6 +39,33 @@ fn row(world: &World) -> Value {
     let report = json(world, "pods");
     let rows = report["pods"].as_array().unwrap();
     rows.iter().find(|row| row["uid"] == UID).unwrap_or(&Value::Null).clone()
+}
+
+/// The pod with two connections to a backend, and one other client, as every command shows them.
+fn look(world: &World, backend: SocketAddr, pod: &Path, container: &Path) {
+    let id = cgroup::id(pod).unwrap();
+    let report = json(world, "pods");
+    let rows = report["pods"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{report}");
+    assert_eq!((&rows[0]["uid"], &rows[0]["id"]), (&UID.into(), &id.into()));
+    assert_eq!((&rows[0]["qos"], &rows[0]["connections"]), (&"burstable".into(), &2.into()));
+    let service = &rows[0]["services"][0];
+    assert_eq!(service["service"], "payments");
+    let to = &service["backends"][0];
+    assert_eq!(to["backend"], backend.to_string());
+    assert_eq!((&to["connections"], &rows[0]["skipped"]), (&2.into(), &Value::Null));
+    assert_eq!((&rows[1]["uid"], &rows[1]["connections"]), (&Value::Null, &1.into()));
+    let table = run(world, "pods").stdout;
+    assert!(table.contains(UID) && table.contains("payments"), "{table}");
+
+    let of_pod = json(world, &format!("connections --pod {UID}"));
+    assert_eq!(of_pod["total"], 2);
+    for name in [UID, container.to_str().unwrap(), &id.to_string()] {
+        assert_eq!(json(world, &format!("pods {name}"))["pods"][0], rows[0], "{name}");
+        let explained = json(world, &format!("explain {name} payments"));
+        assert_eq!(explained["pod"]["uid"], UID, "{name}");
+    }
+    assert!(run(world, &format!("explain {UID} payments")).stdout.contains(UID));
 }
 
 #[test]
@@ -75,32 +102,7 @@ fn pods_are_shown_with_the_daemon_up_and_down() {
     let host = Dialer::start(&world.pod("system.slice").unwrap()).unwrap();
     host.dial(FRONTEND.parse().unwrap()).unwrap();
 
-    let look = || {
-        let report = json(&world, "pods");
-        let rows = report["pods"].as_array().unwrap();
-        assert_eq!(rows.len(), 2, "{report}");
-        assert_eq!((&rows[0]["uid"], &rows[0]["id"]), (&UID.into(), &id(&path).into()));
-        assert_eq!((&rows[0]["qos"], &rows[0]["connections"]), (&"burstable".into(), &2.into()));
-        let service = &rows[0]["services"][0];
-        assert_eq!(service["service"], "payments");
-        let to = &service["backends"][0];
-        assert_eq!(to["backend"], backend.address().to_string());
-        assert_eq!((&to["connections"], &rows[0]["skipped"]), (&2.into(), &Value::Null));
-        assert_eq!((&rows[1]["uid"], &rows[1]["connections"]), (&Value::Null, &1.into()));
-        let table = run(&world, "pods").stdout;
-        assert!(table.contains(UID) && table.contains("payments"), "{table}");
-
-        let of_pod = json(&world, &format!("connections --pod {UID}"));
-        assert_eq!(of_pod["total"], 2);
-        let container = container.to_str().unwrap();
-        for name in [UID, container, &id(&path).to_string()] {
-            assert_eq!(json(&world, &format!("pods {name}"))["pods"][0], rows[0], "{name}");
-            let explained = json(&world, &format!("explain {name} payments"));
-            assert_eq!(explained["pod"]["uid"], UID, "{name}");
-        }
-        let line = format!("explain {UID} payments");
-        assert!(run(&world, &line).stdout.contains(UID));
-    };
+    let look = || look(&world, backend.address(), &path, &container);
     look();
     agent.kill();
     look();

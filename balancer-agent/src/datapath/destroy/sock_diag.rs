@@ -167,8 +167,8 @@ fn request(family: u8, socket_id: SocketId) -> InetRequest {
 /// The cookie as kernel programs see it: the kernel writes its halves, the lower first
 /// (`sock_diag_save_cookie()`).
 fn cookie(id: &SocketId) -> u64 {
-    let [a, b, c, d, e, f, g, h] = id.cookie;
-    let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
+    let half = |at: usize| u32::from_ne_bytes(std::array::from_fn(|index| id.cookie[at + index]));
+    let (low, high) = (half(0), half(4));
     u64::from(high) << 32 | u64::from(low)
 }
 
