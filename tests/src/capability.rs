@@ -1,5 +1,6 @@
 //! What a test needs of the machine: probed, and said when it is missing.
 
+use crate::cluster::version::Version;
 use nix::unistd::Uid;
 use std::{io::Write as _, path::Path};
 
@@ -8,7 +9,17 @@ pub const REQUIRE: &str = "BALANCER_REQUIRE";
 
 /// Says whether real kernel tests can run here. Prints why not; panics where CI requires them.
 pub fn can_load_ebpf() -> bool {
-    let missing = if !Uid::effective().is_root() {
+    has_all(missing_for_ebpf())
+}
+
+/// The same for tests with a real control plane of Kubernetes, pods and kernel programs.
+pub fn can_run_cluster(version: Version) -> bool {
+    let missing = missing_for_ebpf();
+    has_all(missing.or_else(|| version.programs().err().map(|error| error.to_string())))
+}
+
+fn missing_for_ebpf() -> Option<String> {
+    if !Uid::effective().is_root() {
         Some("not root: `cargo xtask test` asks sudo for it".to_owned())
     } else if let Err(error) = balancer_agent::datapath::cgroup::root() {
         Some(error.to_string())
@@ -16,11 +27,14 @@ pub fn can_load_ebpf() -> bool {
         Some("the kernel has no network namespaces".to_owned())
     } else {
         None
-    };
+    }
+}
+
+fn has_all(missing: Option<String>) -> bool {
     let Some(missing) = missing else { return true };
     assert!(
         std::env::var_os(REQUIRE).is_none(),
-        "{REQUIRE} is set, but kernel tests cannot run: {missing}"
+        "{REQUIRE} is set, but this test cannot run: {missing}"
     );
     // Past the test harness, which keeps what a passing test prints: a skip has to be seen.
     let test = std::thread::current().name().unwrap_or("a test").to_owned();

@@ -1,17 +1,105 @@
 //! A real Kubernetes control plane for tests, with nodes, kubelets and pods that are played.
+//!
+//! Everything is in one world: the control plane and the agent in its namespace, on loopback, and
+//! the pods in namespaces of their own behind its bridge, with cgroups below its cgroup.
 
 pub mod background;
 pub mod certificates;
 pub mod cgroup_name;
 pub mod control_plane;
 pub mod kubeconfig;
+pub mod kubelet;
 pub mod network;
 pub mod node;
+pub mod objects;
+pub mod sandbox;
 pub mod server;
 pub mod version;
 pub mod workload;
 
+use self::{
+    control_plane::ControlPlane, kubelet::Kubelet, network::Network, node::Node, version::Version,
+};
+use crate::world::World;
+use anyhow::Context;
+use kube::Client;
 use std::net::Ipv4Addr;
+use tokio::runtime::{Builder, Runtime};
 
 /// The address of the nodes, as their objects and pods have it.
 pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+
+/// A cluster in a world of its own. All of it ends when this is dropped.
+pub struct Cluster {
+    // Dropped in this order: pods, servers, the threads that serve both, and what they were in.
+    kubelet: Kubelet,
+    control_plane: ControlPlane,
+    runtime: Runtime,
+    world: World,
+}
+
+impl Cluster {
+    /// Starts one with these nodes. The calling thread moves into the world's namespace.
+    ///
+    /// # Errors
+    /// Names the step that failed.
+    pub fn start(purpose: &str, version: Version, nodes: Vec<Node>) -> anyhow::Result<Self> {
+        let world = World::new(purpose)?;
+        let network = Network::new()?;
+        // Its threads inherit the namespace of the thread that makes them.
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.context("start the runtime")?;
+        let directory = world.runtime().join("control-plane");
+        let (control_plane, kubelet) = runtime.block_on(async {
+            let control_plane = ControlPlane::start(version, &directory).await?;
+            for node in &nodes {
+                node.register(control_plane.client()).await?;
+            }
+            let cgroups = world.cgroup().to_owned();
+            let kubelet = Kubelet::start(control_plane.client(), nodes, network, cgroups);
+            anyhow::Ok((control_plane, kubelet))
+        })?;
+        Ok(Self { kubelet, control_plane, runtime, world })
+    }
+
+    /// Runs what a test does, on the calling thread.
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// A client that may do everything.
+    pub fn client(&self) -> Client {
+        self.control_plane.client()
+    }
+
+    /// Where everything is.
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// Where the pods are.
+    pub fn kubelet(&self) -> &Kubelet {
+        &self.kubelet
+    }
+
+    /// etcd, the API server and the controllers.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.control_plane
+    }
+
+    /// Ends the API server by SIGKILL.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn kill_api_server(&mut self) -> anyhow::Result<()> {
+        self.control_plane.kill_api_server()
+    }
+
+    /// Starts it again and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not get ready.
+    pub fn restart_api_server(&mut self) -> anyhow::Result<()> {
+        self.runtime.block_on(self.control_plane.restart_api_server())
+    }
+}

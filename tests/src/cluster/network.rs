@@ -29,6 +29,7 @@ pub struct Network {
 /// A pod's end of it. The namespace is gone with this and the last process in it.
 pub struct PodNetwork {
     namespace: File,
+    host_side: String,
     /// Its addresses.
     pub addresses: (Ipv4Addr, Ipv6Addr),
 }
@@ -67,7 +68,12 @@ impl Network {
         })?;
         let namespace = made.context("connect a pod")?;
         run("ip", &["link", "set", &host_side, "master", BRIDGE, "up"])?;
-        Ok(PodNetwork { namespace, addresses })
+        Ok(PodNetwork { namespace, host_side, addresses })
+    }
+
+    /// The world's own namespace, as a process of any namespace can open it while this lives.
+    pub fn world(&self) -> PathBuf {
+        path_of(&self.world).into()
     }
 }
 
@@ -75,6 +81,15 @@ impl PodNetwork {
     /// The namespace, as a process of any namespace can open it while this lives.
     pub fn path(&self) -> PathBuf {
         path_of(&self.namespace).into()
+    }
+
+    /// Removes its veth: packets to the pod are lost from now on. To be called in the world's
+    /// namespace.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn cut(&self) -> anyhow::Result<()> {
+        run("ip", &["link", "delete", &self.host_side])
     }
 }
 

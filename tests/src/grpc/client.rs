@@ -3,7 +3,7 @@
 use super::echo::{ECHO, EchoReply, EchoRequest, WATCH};
 use std::{net::SocketAddr, time::Duration};
 use tonic::{
-    Request, Status,
+    Request, Status, Streaming,
     client::Grpc,
     codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
@@ -54,16 +54,29 @@ impl EchoClient {
         payload: Vec<u8>,
         messages: u32,
     ) -> Result<Vec<EchoReply>, Status> {
-        self.ready().await?;
-        let request = Request::new(EchoRequest { payload, messages });
-        let codec = ProstCodec::<EchoRequest, EchoReply>::default();
-        let path = PathAndQuery::from_static(WATCH);
-        let mut stream = self.grpc.server_streaming(request, path, codec).await?.into_inner();
+        let mut stream = self.open(payload, messages).await?;
         let mut replies = Vec::new();
         while let Some(reply) = stream.message().await? {
             replies.push(reply);
         }
         Ok(replies)
+    }
+
+    /// One server stream, of which nothing is read yet: it stays open while there is more to come
+    /// than HTTP/2's windows hold.
+    ///
+    /// # Errors
+    /// The status that the call ended with.
+    pub async fn open(
+        &mut self,
+        payload: Vec<u8>,
+        messages: u32,
+    ) -> Result<Streaming<EchoReply>, Status> {
+        self.ready().await?;
+        let request = Request::new(EchoRequest { payload, messages });
+        let codec = ProstCodec::<EchoRequest, EchoReply>::default();
+        let path = PathAndQuery::from_static(WATCH);
+        Ok(self.grpc.server_streaming(request, path, codec).await?.into_inner())
     }
 
     async fn ready(&mut self) -> Result<(), Status> {

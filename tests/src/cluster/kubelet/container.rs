@@ -1,0 +1,74 @@
+//! The process of a pod's container.
+
+use crate::cluster::workload::{Inside, LISTENING};
+use anyhow::{Context, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use std::{path::PathBuf, process::Stdio, time::Duration};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// Longest wait until a server listens.
+const START_S_MAX: u64 = 30;
+
+/// A running process; it is killed when this is dropped, and ends by itself when the test does.
+pub(super) struct Container {
+    child: Child,
+}
+
+impl Container {
+    /// Starts an echo server, and waits until it listens.
+    pub(super) async fn echo(name: &str, port: u16, inside: &Inside) -> anyhow::Result<Self> {
+        let program = binary()?;
+        let mut child = Command::new(&program)
+            .arg("serve")
+            .args(inside.arguments())
+            .arg(format!("--name={name}"))
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        let output = child.stdout.take().context("the server's output")?;
+        let mut lines = BufReader::new(output).lines();
+        let line = timeout(Duration::from_secs(START_S_MAX), lines.next_line()).await;
+        let line = line.context("the server does not listen")?.context("read what it says")?;
+        ensure!(line.as_deref() == Some(LISTENING), "the server ended at once");
+        Ok(Self { child })
+    }
+
+    /// Waits for its end, and returns its exit code; 137 if it was killed, as runtimes say it.
+    pub(super) async fn ended(&mut self) -> anyhow::Result<i32> {
+        let status = self.child.wait().await.context("wait for a container")?;
+        Ok(status.code().unwrap_or(128 + Signal::SIGKILL as i32))
+    }
+
+    /// Asks it to end, and after the grace period does not ask.
+    pub(super) async fn stop(&mut self, grace: Duration) -> anyhow::Result<i32> {
+        if let Some(pid) = self.child.id() {
+            let pid = Pid::from_raw(i32::try_from(pid)?);
+            kill(pid, Signal::SIGTERM).context("send SIGTERM to a container")?;
+        }
+        if timeout(grace, self.child.wait()).await.is_err() {
+            self.child.start_kill().context("kill a container")?;
+        }
+        self.ended().await
+    }
+}
+
+/// The program of the pods lies beside the programs that use it, or one level up from tests.
+pub(super) fn binary() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find the own binary")?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("balancer-pod"))
+        .find(|path| path.exists())
+        .context("no `balancer-pod` beside this binary; hint: `cargo build -p balancer-tests`")
+}

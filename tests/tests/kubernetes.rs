@@ -1,0 +1,7 @@
+//! Everything against a real control plane of Kubernetes, with played nodes and real pods.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+#[path = "kubernetes/control_plane.rs"]
+mod control_plane;
+#[path = "kubernetes/workloads.rs"]
+mod workloads;
