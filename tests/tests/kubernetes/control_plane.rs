@@ -75,8 +75,8 @@ fn an_account_has_the_rights_that_it_was_given_and_no_others() {
 async fn grant(cluster: &Cluster, resource: &str, verbs: &[&str]) {
     use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
     let roles: Api<Role> = Api::namespaced(cluster.client(), "default");
-    let rules = json!([{"apiGroups": [""], "resources": [resource], "verbs": verbs}]);
-    let role = json!({"metadata": {"name": "reader"}, "rules": rules});
+    let granted = json!([{"apiGroups": [""], "resources": [resource], "verbs": verbs}]);
+    let role = json!({"metadata": {"name": "reader"}, "rules": granted});
     let role = serde_json::from_value(role).unwrap();
     roles.create(&PostParams::default(), &role).await.unwrap();
     let bindings: Api<RoleBinding> = Api::namespaced(cluster.client(), "default");
