@@ -1,6 +1,9 @@
 //! The process in a pod of the tests' cluster, see `balancer_tests::cluster::workload`.
 
-use balancer_tests::cluster::workload::{self, Inside};
+use balancer_tests::cluster::{
+    caller::{self, CallPlan},
+    workload::{self, Inside},
+};
 use clap::Parser;
 
 /// Runs in a pod's network namespace and cgroup.
@@ -17,11 +20,23 @@ enum Arguments {
         #[arg(long)]
         port: u16,
     },
+    /// Call echo servers until standard input ends.
+    Call {
+        #[command(flatten)]
+        inside: Inside,
+        #[command(flatten)]
+        plan: CallPlan,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
-    let Arguments::Serve { inside, name, port } = Arguments::parse();
+    let arguments = Arguments::parse();
+    let (Arguments::Serve { inside, .. } | Arguments::Call { inside, .. }) = &arguments;
+    // Before there are threads, which would stay outside.
     inside.enter()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(workload::serve(&name, port))
+    match arguments {
+        Arguments::Serve { name, port, .. } => runtime.block_on(workload::serve(&name, port)),
+        Arguments::Call { inside, plan } => runtime.block_on(caller::call(&inside, plan)),
+    }
 }

@@ -66,6 +66,25 @@ pub async fn serve(name: &str, port: u16) -> anyhow::Result<()> {
     let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let server = EchoServer::start(name, everywhere).await?;
     writeln!(std::io::stdout(), "{LISTENING}").context("say that it listens")?;
+    std::thread::spawn(|| {
+        // Nothing is written to it. When it ends the kubelet is gone, and nobody else would end us.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     terminated.recv().await;
     server.drain().await
+}
+
+/// The program of the pods lies beside the programs that use it, or one level up from tests.
+///
+/// # Errors
+/// Says how to build it.
+pub fn binary() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find the own binary")?;
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("balancer-pod"))
+        .find(|path| path.exists())
+        .context("no `balancer-pod` beside this binary; hint: `cargo build -p balancer-tests`")
 }

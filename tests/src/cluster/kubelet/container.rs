@@ -1,12 +1,12 @@
 //! The process of a pod's container.
 
-use crate::cluster::workload::{Inside, LISTENING};
+use crate::cluster::workload::{Inside, LISTENING, binary};
 use anyhow::{Context, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -60,15 +60,4 @@ impl Container {
         }
         self.ended().await
     }
-}
-
-/// The program of the pods lies beside the programs that use it, or one level up from tests.
-pub(super) fn binary() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("find the own binary")?;
-    own.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory| directory.join("balancer-pod"))
-        .find(|path| path.exists())
-        .context("no `balancer-pod` beside this binary; hint: `cargo build -p balancer-tests`")
 }
