@@ -23,8 +23,13 @@ use self::{
 };
 use crate::world::World;
 use anyhow::Context;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
-use std::net::Ipv4Addr;
+use std::{
+    cell::{Ref, RefCell},
+    net::Ipv4Addr,
+    path::PathBuf,
+};
 use tokio::runtime::{Builder, Runtime};
 
 /// The address of the nodes, as their objects and pods have it.
@@ -34,7 +39,7 @@ pub const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 pub struct Cluster {
     // Dropped in this order: pods, servers, the threads that serve both, and what they were in.
     kubelet: Kubelet,
-    control_plane: ControlPlane,
+    control_plane: RefCell<ControlPlane>,
     runtime: Runtime,
     world: World,
 }
@@ -60,6 +65,7 @@ impl Cluster {
             let kubelet = Kubelet::start(control_plane.client(), nodes, network, cgroups);
             anyhow::Ok((control_plane, kubelet))
         })?;
+        let control_plane = RefCell::new(control_plane);
         Ok(Self { kubelet, control_plane, runtime, world })
     }
 
@@ -70,7 +76,7 @@ impl Cluster {
 
     /// A client that may do everything.
     pub fn client(&self) -> Client {
-        self.control_plane.client()
+        self.control_plane.borrow().client()
     }
 
     /// Where everything is.
@@ -84,23 +90,39 @@ impl Cluster {
     }
 
     /// etcd, the API server and the controllers.
-    pub fn control_plane(&self) -> &ControlPlane {
-        &self.control_plane
+    pub fn control_plane(&self) -> Ref<'_, ControlPlane> {
+        self.control_plane.borrow()
+    }
+
+    /// What the API server says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn server_version(&self) -> anyhow::Result<Info> {
+        self.run(self.control_plane.borrow().server_version())
+    }
+
+    /// A kubeconfig for exactly the rights of a service account.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn account_kubeconfig(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
+        self.run(self.control_plane.borrow().account_kubeconfig(namespace, name))
     }
 
     /// Ends the API server by SIGKILL.
     ///
     /// # Errors
     /// When it is not running.
-    pub fn kill_api_server(&mut self) -> anyhow::Result<()> {
-        self.control_plane.kill_api_server()
+    pub fn kill_api_server(&self) -> anyhow::Result<()> {
+        self.control_plane.borrow_mut().kill_api_server()
     }
 
     /// Starts it again and waits until it is ready.
     ///
     /// # Errors
     /// When it does not get ready.
-    pub fn restart_api_server(&mut self) -> anyhow::Result<()> {
-        self.runtime.block_on(self.control_plane.restart_api_server())
+    pub fn restart_api_server(&self) -> anyhow::Result<()> {
+        self.run(self.control_plane.borrow_mut().restart_api_server())
     }
 }

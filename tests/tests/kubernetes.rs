@@ -3,5 +3,11 @@
 
 #[path = "kubernetes/control_plane.rs"]
 mod control_plane;
+#[path = "kubernetes/discovery.rs"]
+mod discovery;
+#[path = "kubernetes/rolling.rs"]
+mod rolling;
+#[path = "kubernetes/scene.rs"]
+mod scene;
 #[path = "kubernetes/workloads.rs"]
 mod workloads;

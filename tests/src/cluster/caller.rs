@@ -21,12 +21,12 @@ use std::{
 };
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tonic::Status;
 
-/// Calls between two reports.
-const BURST: u64 = 20;
+/// Longest wait for one address before the next one is tried: a pod that is gone answers nothing.
+const DIAL: Duration = Duration::from_secs(1);
 /// Longest wait for a report: many calls that wait for a connection.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -56,7 +56,7 @@ pub struct CallPlan {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Said {
-    Burst,
+    Called,
     Done(Tally),
 }
 
@@ -118,11 +118,11 @@ impl Caller {
     /// When the caller is gone.
     pub fn goes_on(&self, calls: u64) -> anyhow::Result<()> {
         while let Ok(said) = self.said.try_recv() {
-            ensure!(matches!(said, Said::Burst), "the caller has ended");
+            ensure!(matches!(said, Said::Called), "the caller has ended");
         }
-        // One more: the burst under way began before.
-        for _ in 0..=calls.div_ceil(BURST) {
-            ensure!(matches!(self.next()?, Said::Burst), "the caller has ended");
+        // One more: the call under way began before.
+        for _ in 0..=calls {
+            ensure!(matches!(self.next()?, Said::Called), "the caller has ended");
         }
         Ok(())
     }
@@ -176,9 +176,10 @@ impl Calls {
     async fn dial(&self) -> Result<EchoClient, String> {
         let mut last = String::new();
         for target in &self.plan.targets {
-            match EchoClient::connect(*target).await {
-                Ok(client) => return Ok(client),
-                Err(error) => last = innermost(&error),
+            match timeout(DIAL, EchoClient::connect(*target)).await {
+                Ok(Ok(client)) => return Ok(client),
+                Ok(Err(error)) => last = innermost(&error),
+                Err(_) => last = "no answer".into(),
             }
         }
         Err(format!("no address answers: {last}"))
@@ -238,7 +239,6 @@ pub async fn call(inside: &Inside, plan: CallPlan) -> anyhow::Result<()> {
     let mut ticks = interval(Duration::from_millis(plan.pause_ms.max(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut calls = Calls { plan, client: None, tally: Tally::default() };
-    let mut made = 0;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -248,10 +248,7 @@ pub async fn call(inside: &Inside, plan: CallPlan) -> anyhow::Result<()> {
             Ok(backend) => *calls.tally.replies.entry(backend).or_default() += 1,
             Err(error) => *calls.tally.failures.entry(error).or_default() += 1,
         }
-        made += 1;
-        if made % BURST == 0 {
-            say(&Said::Burst)?;
-        }
+        say(&Said::Called)?;
     }
     say(&Said::Done(calls.tally))
 }

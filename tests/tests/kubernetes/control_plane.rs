@@ -23,7 +23,7 @@ fn leaves_nothing(version: Version) {
         return;
     }
     let cluster = Cluster::start("cluster", version, Vec::new()).unwrap();
-    let told = cluster.run(cluster.control_plane().server_version()).unwrap();
+    let told = cluster.server_version().unwrap();
     assert_eq!(format!("{}.{}", told.major, told.minor), version.to_string());
     let pids = cluster.control_plane().pids();
     assert_eq!(pids.len(), 3);
@@ -54,11 +54,11 @@ fn an_account_has_the_rights_that_it_was_given_and_no_others() {
         return;
     }
     let cluster = Cluster::start("rbac", Version::NEWEST, Vec::new()).unwrap();
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client(), "default");
+    let account = serde_json::from_value(json!({"metadata": {"name": "reader"}})).unwrap();
+    cluster.run(accounts.create(&PostParams::default(), &account)).unwrap();
+    let path = cluster.account_kubeconfig("default", "reader").unwrap();
     cluster.run(async {
-        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client(), "default");
-        let account = serde_json::from_value(json!({"metadata": {"name": "reader"}})).unwrap();
-        accounts.create(&PostParams::default(), &account).await.unwrap();
-        let path = cluster.control_plane().account_kubeconfig("default", "reader").await.unwrap();
         let reader = kubeconfig::client(&path).await.unwrap();
         let maps: Api<ConfigMap> = Api::namespaced(reader.clone(), "default");
         let refused = maps.list(&ListParams::default()).await.unwrap_err();
@@ -94,7 +94,7 @@ fn what_was_there_is_there_after_the_api_server_was_killed() {
     if !capability::can_run_cluster(Version::NEWEST) {
         return;
     }
-    let mut cluster = Cluster::start("killed", Version::NEWEST, Vec::new()).unwrap();
+    let cluster = Cluster::start("killed", Version::NEWEST, Vec::new()).unwrap();
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client(), "default");
     let object = json!({"metadata": {"name": "kept"}, "data": {"key": "value"}});
     let object = serde_json::from_value(object).unwrap();

@@ -9,7 +9,7 @@ use nix::{
 use std::{process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     time::timeout,
 };
 
@@ -19,6 +19,8 @@ const START_S_MAX: u64 = 30;
 /// A running process; it is killed when this is dropped, and ends by itself when the test does.
 pub(super) struct Container {
     child: Child,
+    // Its end ends the process. The child must not have it: to wait for a child closes it.
+    _input: ChildStdin,
 }
 
 impl Container {
@@ -35,12 +37,13 @@ impl Container {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
+        let input = child.stdin.take().context("the server's input")?;
         let output = child.stdout.take().context("the server's output")?;
         let mut lines = BufReader::new(output).lines();
         let line = timeout(Duration::from_secs(START_S_MAX), lines.next_line()).await;
         let line = line.context("the server does not listen")?.context("read what it says")?;
         ensure!(line.as_deref() == Some(LISTENING), "the server ended at once");
-        Ok(Self { child })
+        Ok(Self { child, _input: input })
     }
 
     /// Waits for its end, and returns its exit code; 137 if it was killed, as runtimes say it.
