@@ -94,7 +94,7 @@ fn services_are_read_with_their_defaults() {
     let config = parse(
         "version: 1
 defaults: {policy: maglev, session-affinity: client, tcp-user-timeout: 20s,
-  keepalive: {idle: 10s, interval: 5s, probes: 3}, tracking: false}
+  keepalive: {idle: 10s, interval: 5s, probes: 3}, drain-timeout: 5m, tracking: false}
 services:
 - name: payments
   frontends: ['10.96.0.10:50051', '[fd00::1]:443', {dns: Payments.Internal., port: 443}]
@@ -104,7 +104,7 @@ services:
   - {dns: pool.internal, port: 50051, weight: 2}
   - {srv: _grpc._tcp.shop.internal}
 - {name: shop, dns: {name: shop.internal, port: 80}, policy: random, session-affinity: off,
-   tcp-user-timeout: off, keepalive: off, tracking: true}
+   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true}
 ",
     );
     let payments = Service {
@@ -136,7 +136,7 @@ services:
         policy: Policy::Maglev,
         affinity_s: some(10_800),
         tracked: false,
-        drain_timeout_s: None,
+        drain_timeout_s: some(300),
         user_timeout_ms: some(20_000),
         keepalive: Some(Keepalive {
             idle_s: some(10).unwrap(),
@@ -212,8 +212,9 @@ fn every_key_stands_in_the_example_and_in_the_documentation() {
     written_keys(&tree::read(Config::example()).unwrap(), "", &mut example);
     let reference = include_str!("../../../docs/configuration.md");
     for key in keys() {
-        // `off` by default, and shown at a service.
-        if !key.starts_with("defaults.keepalive.") {
+        // `off` by default and shown at a service; and what has no default to stand at.
+        let without_default = ["kubernetes.node-name", "kubernetes.kubeconfig"];
+        if !key.starts_with("defaults.keepalive.") && !without_default.contains(&&*key) {
             assert!(example.contains(&key), "{key} is missing in config.example.yaml");
         }
         assert!(
@@ -243,6 +244,7 @@ fn the_documented_defaults_are_the_built_in_ones() {
         ("dns.serve-stale", "24h".to_owned()),
         ("dns.removal-delay", show(dns.removal_delay)),
         ("dns.grace", show(dns.grace)),
+        ("kubernetes.departed-grace", show(KubernetesSettings::default().departed_grace)),
         ("limits.services", limits.services.to_string()),
         ("limits.backends", limits.backends.to_string()),
         ("limits.frontends", limits.frontends.to_string()),
@@ -268,5 +270,7 @@ fn settings_of_the_load_need_a_restart() {
     changed.limits.flows = 1;
     changed.datapath_log_level = DatapathLevel::Trace;
     changed.http.backends_max = 1;
-    assert_eq!(changed.restart_needed(&running), ["limits", "log.datapath-level", "http"]);
+    changed.kubernetes.enabled = true;
+    let needed = ["limits", "kubernetes", "log.datapath-level", "http"];
+    assert_eq!(changed.restart_needed(&running), needed);
 }
