@@ -302,25 +302,25 @@ impl Discovery {
         let service = services.get(key);
         let joined = match service {
             Some(service) if service.is_balanced() => {
-                let present = join::pod_addresses(service, of_service.clone());
+                let present = join::pod_addresses(service, &of_service);
                 departed.update(key, &present, now, rules.departed_grace);
                 let zone = node.as_ref().and_then(|node| node.zone.as_deref());
                 let place = Place { node: &rules.node_name, zone };
                 let free = |address: &IpAddr| !addresses.contains_key(address);
                 let gone = departed.addresses(key, free);
-                join::join(service, of_service, &gone, place, &rules.defaults)
+                join::join(service, &of_service, &gone, place, &rules.defaults)
             }
             Some(service) => {
                 departed.forget(key);
                 let place = Place { node: &rules.node_name, zone: None };
-                join::join(service, of_service, &join::Addresses::new(), place, &rules.defaults)
+                join::join(service, &of_service, &join::Addresses::new(), place, &rules.defaults)
             }
             None => {
                 departed.forget(key);
                 Joined::default()
             }
         };
-        let problems = self.problems_of(key, joined.faults);
+        let problems = self.problems_of(key, &joined.faults);
         let known = self.problems.get(key);
         let is_new = |problem: &&ObjectProblem| !known.is_some_and(|all| all.contains(*problem));
         self.news.extend(problems.iter().filter(is_new).cloned());
@@ -335,7 +335,7 @@ impl Discovery {
 
     /// Everything that was refused of a Service. Of one that is not balanced, only our annotations
     /// matter.
-    fn problems_of(&self, key: &ObjectKey, joined: Vec<Fault>) -> BTreeSet<ObjectProblem> {
+    fn problems_of(&self, key: &ObjectKey, joined: &[Fault]) -> BTreeSet<ObjectProblem> {
         let service = self.services.get(key);
         let uid = service.map_or_else(|| "".into(), |service| service.uid.clone());
         let balanced = service.is_some_and(ServiceObject::is_balanced);
@@ -348,7 +348,7 @@ impl Discovery {
         let mut problems = BTreeSet::new();
         let own = service.into_iter().flat_map(|service| &service.faults);
         let own = own.filter(|fault| balanced || fault.field.contains(ANNOTATION_PREFIX));
-        problems.extend(own.chain(&joined).map(|fault| problem(None, fault)));
+        problems.extend(own.chain(joined).map(|fault| problem(None, fault)));
         if let Some(malformed) = self.malformed[SERVICES].get(key) {
             problems.insert(problem(None, &malformed.fault));
         }

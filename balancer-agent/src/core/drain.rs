@@ -164,7 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     const PATIENCE: Patience =
-        Patience { draining: Some(Duration::from_secs(60)), gone: Some(Duration::from_secs(5)) };
+        Patience { draining: Some(Duration::from_mins(1)), gone: Some(Duration::from_secs(5)) };
     const NONE: Patience = Patience { draining: None, gone: None };
 
     const fn s(seconds: u64) -> Duration {
@@ -303,7 +303,7 @@ mod tests {
                 for (flow, cause) in drain.victims(&due, &flows).into_values() {
                     let began = since.get(&(flow.backend, flow.incarnation));
                     prop_assert!(began.is_some(), "{flow:?}");
-                    let waited = now - *began.unwrap();
+                    let waited = now.saturating_sub(*began.unwrap());
                     let least = match cause {
                         Cause::DrainTimeout => s(60),
                         Cause::BackendGone => s(5),

@@ -90,6 +90,7 @@ impl Sheet<'_> {
     }
 
     /// A gauge without labels.
+    #[expect(clippy::needless_pass_by_value, reason = "values are numbers")]
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }

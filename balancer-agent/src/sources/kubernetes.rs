@@ -180,7 +180,7 @@ fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_OBJECTS).labels(&format!("!{}", convert::PROXY_NAME))
 }
 
-fn unreadable<K, T>(unreadable: &Unreadable) -> Observed<T> {
+fn unreadable<T>(unreadable: &Unreadable) -> Observed<T> {
     let cause = format!("it cannot be read: {}", convert::excerpt(&unreadable.error));
     let fix = "apply the object anew";
     let object = Err(convert::malformed(&unreadable.metadata, "object", cause, fix));
@@ -193,7 +193,7 @@ async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Told>) {
             version: convert::version(&service.metadata),
             object: convert::service(service),
         },
-        Err(error) => unreadable::<Service, _>(error),
+        Err(error) => unreadable(error),
     };
     let message = |event| match event {
         watcher::Event::Init => Message::ListBegins,
@@ -212,7 +212,7 @@ async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Told>)
         Ok(slice) => convert::slice(slice, &mut interner)
             .transpose()
             .map(|object| Observed { version: convert::version(&slice.metadata), object }),
-        Err(error) => Some(unreadable::<EndpointSlice, _>(error)),
+        Err(error) => Some(unreadable(error)),
     };
     let mut message = |event| match event {
         watcher::Event::Init => Some(Message::ListBegins),

@@ -82,9 +82,9 @@ impl Cluster {
                 update.events.into_iter().for_each(|event| self.take(event));
             }
         };
-        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
-            panic!("not reached; known: {:#?}\n{:#?}", self.services, self.health.snapshot());
-        }
+        let in_time = tokio::time::timeout(PATIENCE, reached).await.is_ok();
+        let health = self.health.snapshot();
+        assert!(in_time, "not reached; known: {:#?}\n{health:#?}", self.services);
     }
 
     fn take(&mut self, event: Event) {

@@ -28,7 +28,7 @@ fn yaml_files() -> Vec<String> {
             let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
             if entry.file_type().unwrap().is_dir() {
                 directories.push(path);
-            } else if path.ends_with(".yaml") {
+            } else if entry.path().extension().is_some_and(|extension| extension == "yaml") {
                 files.push(path);
             }
         }
@@ -202,8 +202,8 @@ fn ubuntu_needs_apparmor_out_of_the_way_and_others_do_not() {
         let path = format!("deploy/overlays/{overlay}/apparmor.yaml");
         assert_eq!(repository(&path).exists(), overlay.contains("ubuntu"), "{overlay}");
         if repository(&path).exists() {
-            let patch = yaml(&path);
-            let container = &patch["spec"]["template"]["spec"]["containers"][0];
+            let pod = yaml(&path);
+            let container = &pod["spec"]["template"]["spec"]["containers"][0];
             assert_eq!(container["name"], agent()["name"]);
             assert_eq!(container["securityContext"]["appArmorProfile"]["type"], "Unconfined");
         }

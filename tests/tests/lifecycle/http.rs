@@ -1,5 +1,7 @@
 //! Metrics and health of a running agent, as a scraper and a probe see them.
 
+#![expect(clippy::float_cmp, reason = "small counts are exact")]
+
 use crate::scene::{FRONTEND, Scene, reach};
 use balancer_tests::{agent::Agent, capability};
 use std::{

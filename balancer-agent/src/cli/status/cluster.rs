@@ -49,12 +49,11 @@ pub(super) struct Counts {
 impl Cluster {
     /// What is wrong with it. Mistakes in single Services are their owners' and no complaint.
     pub(super) fn complaint(&self) -> Option<String> {
-        let stale = self.staleness_ms > STALENESS_MS_MAX;
-        if self.synced && !stale {
+        if self.synced && self.staleness_ms <= STALENESS_MS_MAX {
             return None;
         }
-        let errors = self.watches.iter().filter_map(|watch| watch.last_error.as_deref());
-        let error = errors.last().unwrap_or("no answer yet");
+        let mut errors = self.watches.iter().filter_map(|watch| watch.last_error.as_deref());
+        let error = errors.next_back().unwrap_or("no answer yet");
         let (state, meanwhile) = if self.synced {
             let age_s = self.staleness_ms / 1_000;
             (format!("unseen for {age_s}s"), "what was known stays in force")

@@ -73,10 +73,8 @@ pub(super) fn backends(
     let active: BTreeSet<SocketAddr> = chosen.into_iter().map(|(address, _)| address).collect();
     let weight = service.overrides.weight.unwrap_or(1);
     let backend = |address: &SocketAddr| {
-        let state = match active.contains(address) {
-            true => EndpointState::Active,
-            false => EndpointState::Draining,
-        };
+        let state =
+            if active.contains(address) { EndpointState::Active } else { EndpointState::Draining };
         BackendSource::Fixed(Endpoint { address: *address, weight, state })
     };
     endpoints.keys().map(backend).collect()

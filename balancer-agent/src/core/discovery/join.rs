@@ -27,7 +27,7 @@ pub(super) struct Joined {
 /// Every address that a headless Service's balanced ports have at the moment.
 pub(super) fn pod_addresses<'s>(
     service: &ServiceObject,
-    slices: impl Iterator<Item = &'s SliceObject> + Clone,
+    slices: &(impl Iterator<Item = &'s SliceObject> + Clone),
 ) -> Addresses {
     let mut addresses = Addresses::new();
     if service.kind != ServiceKind::Headless {
@@ -45,7 +45,7 @@ pub(super) fn pod_addresses<'s>(
 /// Joins a Service with its slices. `departed` are addresses of pods that have left a headless one.
 pub(super) fn join<'s>(
     service: &ServiceObject,
-    slices: impl Iterator<Item = &'s SliceObject> + Clone,
+    slices: &(impl Iterator<Item = &'s SliceObject> + Clone),
     departed: &Addresses,
     place: Place<'_>,
     defaults: &Behaviour,

@@ -199,10 +199,9 @@ impl ServiceObject {
     /// Whether connections to `port` are balanced: only those that were declared for it.
     pub fn balances(&self, port: &ServicePort) -> bool {
         let asked = match (&self.kind, self.balance) {
-            (ServiceKind::Other, _) => false,
-            (_, Some(balance)) => balance,
             // StatefulSets and their like know their pods by address.
-            (ServiceKind::Headless, None) => false,
+            (ServiceKind::Other, _) | (ServiceKind::Headless, None) => false,
+            (_, Some(balance)) => balance,
             (ServiceKind::Cluster(_), None) => port.speaks_h2,
         };
         asked && !self.foreign

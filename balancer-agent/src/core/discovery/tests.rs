@@ -32,7 +32,7 @@ fn nothing_is_told_before_every_kind_was_listed() {
 #[test]
 fn a_port_is_balanced_if_it_was_declared_for_that() {
     let asks = |balance, ports: Vec<ServicePort>| {
-        let world = World::new([ServiceObject { balance, ports, ..service("a") }]);
+        let world = World::new([ServiceObject { ports, balance, ..service("a") }]);
         world.names().iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let ports = || vec![port("grpc", 80, true), port("web", 81, false), port("", 82, false)];
@@ -105,15 +105,15 @@ fn conditions_decide_who_takes_new_connections() {
 #[test]
 fn hints_count_if_every_ready_endpoint_has_one_and_one_fits() {
     type Hint = (Option<Arc<[Arc<str>]>>, Option<Arc<[Arc<str>]>>);
-    let zone = |zone| -> Hint { (list(&[zone]), None) };
-    let node = |zone, node| -> Hint { (list(&[zone]), list(&[node])) };
+    let zone = |zone| -> Hint { (Some(list(&[zone])), None) };
+    let node = |zone, node| -> Hint { (Some(list(&[zone])), Some(list(&[node]))) };
     let cases: [(&[Hint], &[&str]); 6] = [
         (&[zone("z1"), zone("z2"), zone("z1")], &["1", "-2", "3"]),
         (&[zone("z1"), (None, None)], &["1", "2"]),
         (&[zone("z2"), zone("z3")], &["1", "2"]),
         (&[node("z1", "node-a"), node("z1", "node-b")], &["1", "-2"]),
         (&[node("z2", "node-b"), node("z1", "node-c")], &["-1", "2"]),
-        (&[(list(&[]), None), zone("z1")], &["1", "2"]),
+        (&[(Some(list(&[])), None), zone("z1")], &["1", "2"]),
     ];
     for (hints, expected) in cases {
         let endpoints: Vec<_> = (1..)

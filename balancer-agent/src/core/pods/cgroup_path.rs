@@ -267,8 +267,8 @@ mod tests {
         PodCgroup { uid: PodUid::new(uid).unwrap(), qos }
     }
 
-    fn check(path: &str, expected: Option<KubeCgroup>) {
-        assert_eq!(KubeCgroup::parse(path), expected, "{path}");
+    fn check(path: &str, expected: impl Into<Option<KubeCgroup>>) {
+        assert_eq!(KubeCgroup::parse(path), expected.into(), "{path}");
     }
 
     #[test]

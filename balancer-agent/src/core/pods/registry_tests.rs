@@ -33,7 +33,7 @@ fn cgroups(ids: &[u64]) -> NodeCgroups {
 fn object(id: u64) -> PodObject {
     PodObject {
         uid: uid(id),
-        namespace: if id % 2 == 0 { "even" } else { "odd" }.into(),
+        namespace: if id.is_multiple_of(2) { "even" } else { "odd" }.into(),
         name: format!("pod-{id}"),
         host_network: false,
         mesh_proxy: None,

@@ -62,9 +62,9 @@ pub(super) async fn run(
 fn event(problem: &ObjectProblem, node: &str) -> Event {
     let mut hasher = DefaultHasher::new();
     (&problem.uid, problem.to_string()).hash(&mut hasher);
-    let mut note = problem.to_string();
-    while note.len() > NOTE_BYTES_MAX {
-        note.pop();
+    let mut text = problem.to_string();
+    while text.len() > NOTE_BYTES_MAX {
+        text.pop();
     }
     let service = &problem.service;
     let uid = Some(problem.uid.to_string()).filter(|uid| !uid.is_empty());
@@ -78,7 +78,7 @@ fn event(problem: &ObjectProblem, node: &str) -> Event {
         type_: Some("Warning".into()),
         reason: Some("NotBalancedAsDeclared".into()),
         action: Some("Balance".into()),
-        note: Some(note),
+        note: Some(text),
         reporting_controller: Some(CONTROLLER.into()),
         reporting_instance: Some(node.to_owned()),
         regarding: Some(ObjectReference {

@@ -1,5 +1,6 @@
 //! From the API's objects to the little that discovery keeps of them. Nothing is trusted: what the
 //! API server's validation should have refused is refused here too, with its field, cause and fix.
+#![expect(clippy::result_large_err, reason = "what is malformed is rare, and says all of itself")]
 
 use super::{annotation, intern::Interner};
 use crate::core::discovery::{

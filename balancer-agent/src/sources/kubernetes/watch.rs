@@ -96,9 +96,9 @@ fn begins_anew(error: &Error) -> bool {
             matches!(status.code, 400 | 410 | 504)
         }
         // An event that cannot be read is an event that was missed; the next one would hide it.
-        Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_)) => true,
-        // As client-go does: whatever the reason, the stream said that it is out of step.
-        Error::WatchError(_) => true,
+        // As client-go does after an error in the stream: whatever the reason, it is out of step.
+        Error::WatchFailed(kube::Error::SerdeError(_) | kube::Error::Api(_))
+        | Error::WatchError(_) => true,
         _ => false,
     }
 }

@@ -95,8 +95,8 @@ mod tests {
 
     const UID: &str = "7d4b9ac4-7c4a-4a9c-8d4a-1f7b0c6e0a51";
 
-    fn read(metadata: Value, spec: Value) -> Result<Read<PodObject>, String> {
-        let value = json!({"metadata": metadata, "spec": spec});
+    fn read(metadata: impl Into<Value>, spec: impl Into<Value>) -> Result<Read<PodObject>, String> {
+        let value = json!({"metadata": metadata.into(), "spec": spec.into()});
         pod(&serde_json::from_value(value).unwrap())
     }
 
@@ -104,9 +104,9 @@ mod tests {
         json!({"containers": [{"name": "app"}]})
     }
 
-    fn metadata(extra: Value) -> Value {
+    fn metadata(extra: impl Into<Value>) -> Value {
         let mut metadata = json!({"name": "cart-0", "namespace": "shop", "uid": UID});
-        metadata.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        metadata.as_object_mut().unwrap().extend(extra.into().as_object().unwrap().clone());
         metadata
     }
 

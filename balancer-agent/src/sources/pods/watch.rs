@@ -5,7 +5,12 @@
 
 use super::scan::{self, Places, Scan};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::{Notify, watch};
 
 /// How often a look is taken without any event: the pods' state is right even where inotify is not
@@ -36,7 +41,7 @@ impl CgroupSource {
         let mut failing = false;
         loop {
             let last = pictures.borrow().kubepods.clone();
-            match self.look(last, &mut watcher) {
+            match self.look(last.as_deref(), &mut watcher) {
                 Ok(found) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!("cgroups can be read again");
@@ -61,8 +66,8 @@ impl CgroupSource {
     }
 
     /// Looks until what is watched is what was looked at: what comes to be in between is not missed.
-    fn look(&self, last: Option<PathBuf>, watcher: &mut Directories) -> std::io::Result<Scan> {
-        let mut found = scan::scan(&self.places, last.as_deref())?;
+    fn look(&self, last: Option<&Path>, watcher: &mut Directories) -> std::io::Result<Scan> {
+        let mut found = scan::scan(&self.places, last)?;
         for _ in 0..LOOKS_MAX {
             if !watcher.follow(&found.directories) {
                 break;
@@ -82,9 +87,10 @@ fn tell(pictures: &watch::Sender<Arc<Scan>>, found: Scan) {
             tracing::error!(max = scan::PODS_MAX, "too many pods; some are not shown");
         }
         if found.cgroups.hierarchy != known.cgroups.hierarchy {
-            match &found.kubepods {
-                Some(place) => tracing::info!(place = %place.display(), "pods are told apart"),
-                None => tracing::info!("no cgroup `kubepods`: clients are told by their own"),
+            if let Some(place) = &found.kubepods {
+                tracing::info!(place = %place.display(), "pods are told apart");
+            } else {
+                tracing::info!("no cgroup `kubepods`: clients are told by their own");
             }
         }
         *known = Arc::new(found);

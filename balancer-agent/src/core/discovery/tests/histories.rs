@@ -21,10 +21,10 @@ enum Step {
 fn some_service(n: u8) -> impl Strategy<Value = ServiceObject> {
     let balance = prop::sample::select(vec![None, Some(true), Some(false)]);
     (balance, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        move |(balance, is_headless, local_only, publish_not_ready)| {
+        move |(balance, is_headless, publish_not_ready, local_only)| {
             let name = format!("s{n}");
             let base = if is_headless { headless(&name) } else { service(&name) };
-            ServiceObject { balance, local_only, publish_not_ready, ..base }
+            ServiceObject { balance, publish_not_ready, local_only, ..base }
         },
     )
 }
@@ -36,7 +36,7 @@ fn some_endpoint() -> impl Strategy<Value = SliceEndpoint> {
     let node = prop::option::of(prop::sample::select(vec!["node-a", "node-b"]));
     (1..6_u8, readiness, names(), node).prop_map(|(host, readiness, zone, node)| SliceEndpoint {
         node: node.map(Arc::from),
-        zones: zone.and_then(|zone| list(&[zone])),
+        zones: zone.map(|zone| list(&[zone])),
         ..endpoint(&format!("10.1.0.{host}"), readiness)
     })
 }

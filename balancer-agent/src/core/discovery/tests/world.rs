@@ -45,8 +45,8 @@ pub(super) fn ready(address: &str) -> SliceEndpoint {
     endpoint(address, Readiness::Ready)
 }
 
-pub(super) fn list(texts: &[&str]) -> Option<Arc<[Arc<str>]>> {
-    Some(texts.iter().map(|text| Arc::from(*text)).collect())
+pub(super) fn list(texts: &[&str]) -> Arc<[Arc<str>]> {
+    texts.iter().map(|text| Arc::from(*text)).collect()
 }
 
 pub(super) fn slice(
