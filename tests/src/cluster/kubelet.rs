@@ -28,16 +28,20 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 
 /// The annotation by which a test says that a pod's readiness probe fails: `false`.
 pub const READY: &str = "balancer.test/ready";
+
+/// Longest wait until nothing is left of a pod whose object is gone.
+const GONE_S_MAX: u64 = 30;
 
 /// Where a running pod is.
 #[derive(Clone, Debug)]
@@ -50,7 +54,7 @@ pub struct Place {
 
 /// All running pods, by namespace and name.
 #[derive(Clone, Default)]
-pub struct Places(Arc<Mutex<BTreeMap<(String, String), Place>>>);
+pub struct Places(Arc<watch::Sender<BTreeMap<(String, String), Place>>>);
 
 /// The running kubelets. Everything in their pods ends when this is dropped.
 pub struct Kubelet {
@@ -75,13 +79,13 @@ struct Loop {
 impl Places {
     fn put(&self, plan: &Plan, sandbox: &Sandbox) {
         let place = Place { addresses: sandbox.addresses(), inside: sandbox.inside() };
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.insert((plan.namespace.clone(), plan.name.clone()), place);
+        let key = (plan.namespace.clone(), plan.name.clone());
+        self.0.send_modify(|places| drop(places.insert(key, place)));
     }
 
     fn remove(&self, plan: &Plan) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.remove(&(plan.namespace.clone(), plan.name.clone()));
+        let key = (plan.namespace.clone(), plan.name.clone());
+        self.0.send_modify(|places| drop(places.remove(&key)));
     }
 }
 
@@ -110,9 +114,22 @@ impl Kubelet {
     /// # Errors
     /// When it does not.
     pub fn place(&self, namespace: &str, name: &str) -> anyhow::Result<Place> {
-        let places = self.places.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = self.places.0.borrow();
         let place = places.get(&(namespace.to_owned(), name.to_owned()));
         place.cloned().with_context(|| format!("no pod {namespace}/{name} runs"))
+    }
+
+    /// Waits until nothing is left of a pod: its object may be gone before.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn until_gone(&self, namespace: &str, name: &str) -> anyhow::Result<()> {
+        let key = (namespace.to_owned(), name.to_owned());
+        let mut places = self.places.0.subscribe();
+        let gone = places.wait_for(|places| !places.contains_key(&key));
+        let waited = timeout(Duration::from_secs(GONE_S_MAX), gone).await;
+        waited.with_context(|| format!("pod {namespace}/{name} goes on"))?.map(drop)?;
+        Ok(())
     }
 
     /// Ends everything in the pods, without a word to the API server.

@@ -138,7 +138,7 @@ fn a_pod_whose_object_is_deleted_by_force_is_cut_off_without_a_word() {
         .await
         .unwrap();
         objects::until_ready(&client, "shop", 1).await.unwrap();
-        assert!(cluster.kubelet().place(NAMESPACE, &name).is_err());
+        cluster.kubelet().until_gone(NAMESPACE, &name).await.unwrap();
         assert!(!cgroup.exists(), "{}", cgroup.display());
     });
 }

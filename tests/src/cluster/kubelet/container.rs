@@ -52,6 +52,11 @@ impl Container {
         Ok(status.code().unwrap_or(128 + Signal::SIGKILL as i32))
     }
 
+    /// Does not ask.
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.context("kill a container")
+    }
+
     /// Asks it to end, and after the grace period does not ask.
     pub(super) async fn stop(&mut self, grace: Duration) -> anyhow::Result<i32> {
         if let Some(pid) = self.child.id() {

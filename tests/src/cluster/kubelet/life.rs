@@ -57,6 +57,12 @@ pub(super) struct Life {
 impl Life {
     /// Lives it.
     pub(super) async fn live(mut self) -> anyhow::Result<()> {
+        let lived = self.live_in_sandbox().await;
+        self.places.remove(&self.plan);
+        lived
+    }
+
+    async fn live_in_sandbox(&mut self) -> anyhow::Result<()> {
         let sandbox = {
             let (plan, node) = (self.plan.clone(), self.node.clone());
             let (network, cgroups) = (Arc::clone(&self.network), self.cgroups.clone());
@@ -67,14 +73,15 @@ impl Life {
             None => None,
         };
         self.places.put(&self.plan, &sandbox);
-        let exit_code = self.serve(&sandbox, container.as_mut()).await;
-        self.places.remove(&self.plan);
-        match exit_code? {
-            Some(exit_code) => self.bury(&sandbox, exit_code).await?,
-            // The kernel tells nobody of a process that dies behind a cut cable.
-            None => spawn_blocking(move || sandbox.cut_off()).await??,
+        if let Some(exit_code) = self.serve(&sandbox, container.as_mut()).await? {
+            return self.bury(&sandbox, exit_code).await;
         }
-        drop(container);
+        // The kernel tells nobody of a process that dies behind a cut cable.
+        let sandbox = spawn_blocking(|| sandbox.cut_off().map(|()| sandbox)).await??;
+        if let Some(mut container) = container {
+            container.kill().await?;
+        }
+        drop(sandbox);
         Ok(())
     }
 
