@@ -218,7 +218,7 @@ impl ControlPlane {
             "--disable-admission-plugins=ServiceAccount",
             // 127.0.0.1 would be refused as the address of the Service `kubernetes`.
             "--endpoint-reconciler-type=none",
-            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             "--profiling=false",
         ];
         let mut arguments: Vec<String> = fixed.map(String::from).into();
