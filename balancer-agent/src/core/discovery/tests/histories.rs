@@ -124,7 +124,8 @@ proptest! {
     #[test]
     fn step_by_step_is_the_same_as_at_once(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::new([]);
-        let mut truth = Truth::default();
+        // As `World::new` has it.
+        let mut truth = Truth { zone: Some(1), ..Truth::default() };
         for step in steps {
             truth.take(step, &mut world);
         }
