@@ -23,7 +23,7 @@ use std::{
 };
 
 /// Overrides where the agent's binary is.
-pub const BINARY: &str = "BALANCER_AGENT";
+pub const BINARY: &str = "BALANCER_AGENT_BIN";
 /// Longest wait for the agent to start, to end, or to get where a test wants it.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest wait for the next line of the log before the agent is asked anew.
