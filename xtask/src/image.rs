@@ -29,7 +29,7 @@ const MOUNT_POINTS: [&str; 4] = ["etc/balancer", "host/cgroup", "run/balancer", 
 pub(crate) struct Options {
     /// The image's name.
     #[arg(long, value_name = "NAME", default_value = concat!(
-        "ghcr.io/balancer-dev/balancer-agent:", env!("CARGO_PKG_VERSION")
+        "balancer-dev/balancer-agent:", env!("CARGO_PKG_VERSION")
     ))]
     tag: String,
     /// Write the archive only, whatever engine is installed.
