@@ -332,6 +332,6 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         .find(|path| path.exists())
         .context(
             "no `balancer-agent` beside this binary; hint: `cargo build -p balancer-agent`, or \
-             name one with BALANCER_AGENT",
+             name one with BALANCER_AGENT_BIN",
         )
 }

@@ -6,9 +6,11 @@ mod agent;
 #[path = "cli/pods.rs"]
 mod pods;
 
-use agent::{Agent, command, config_path, run};
+use agent::{Agent, command, run};
 use balancer_agent::datapath::maps::Maps;
-use balancer_tests::{backend::Backend, capability, dialer::Dialer, world::World};
+use balancer_tests::{
+    agent::config_path, backend::Backend, capability, dialer::Dialer, world::World,
+};
 use nix::unistd::pipe;
 use serde_json::Value;
 use std::{

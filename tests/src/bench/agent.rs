@@ -1,6 +1,6 @@
 //! A running agent with a configuration of many services, and what it takes of the machine.
 
-use crate::world::World;
+use crate::{agent::binary, world::World};
 use anyhow::{Context, bail};
 use balancer_agent::{
     admin::{self, Answer, Request, Status, client},
@@ -18,13 +18,11 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-/// Names the agent's binary; `cargo xtask bench` sets it.
-const BINARY: &str = "BALANCER_AGENT_BIN";
 /// Longest wait for anything of the agent.
 const WAIT_S_MAX: u64 = 120;
 /// How often the kernel's maps and the socket are looked at.
@@ -214,18 +212,6 @@ pub fn wait_for<T>(
 fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-fn binary() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os(BINARY) {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe().context("find the own binary")?;
-    let beside = own.ancestors().skip(1).take(2);
-    beside
-        .map(|directory: &Path| directory.join("balancer-agent"))
-        .find(|path| path.exists())
-        .context("no `balancer-agent` beside this binary; hint: `cargo xtask bench` builds it")
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! The agent's binary as a user runs it: the daemon, and commands with their exit codes.
 
 use anyhow::{Context, bail};
-use balancer_tests::world::World;
+use balancer_tests::{
+    agent::{binary, config_path},
+    world::World,
+};
 use serde_json::Value;
 use std::{
     ffi::OsString,
     fs,
     io::{BufRead, BufReader, Read},
-    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
@@ -108,20 +110,4 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// Where [`Agent::start`] puts the configuration.
-pub(crate) fn config_path(world: &World) -> PathBuf {
-    world.runtime().join("config.yaml")
-}
-
-/// The agent lies one level up from tests.
-fn binary() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe().context("find the own binary")?;
-    own.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory: &Path| directory.join("balancer-agent"))
-        .find(|path| path.exists())
-        .context("no `balancer-agent` beside this test; hint: `cargo build -p balancer-agent`")
 }
