@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate. Raised whenever a shared type, the meaning of one of its
 /// fields, or the set of maps changes; pinned state of another version is never reinterpreted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the maps, as the kernel programs declare them and as their pins are called.
 pub mod map {

@@ -51,6 +51,21 @@ pub struct Backend {
 
 const _: () = assert!(size_of::<Backend>() == 40 && align_of::<Backend>() == 4);
 
+/// How long a backend is ejected for its first failed connection attempt; each further one in a row
+/// doubles it. As gRPC's clients wait before they dial the same address again (gRPC's "connection
+/// backoff": one second at first).
+pub const EJECTION_NS: u64 = 1_000_000_000;
+/// Doublings after which an ejection grows no longer: 32 seconds.
+pub const EJECTION_DOUBLINGS_MAX: u64 = 5;
+
+/// How long the failed attempt that makes them `failures` in a row ejects a backend, in nanoseconds.
+pub const fn ejection_ns(failures: u64) -> u64 {
+    let doublings = failures.saturating_sub(1);
+    let capped =
+        if doublings > EJECTION_DOUBLINGS_MAX { EJECTION_DOUBLINGS_MAX } else { doublings };
+    EJECTION_NS << capped
+}
+
 /// Counters of one backend. The kernel adds to them atomically; only `active` ever falls.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
@@ -59,6 +74,14 @@ pub struct BackendStats {
     pub active: u64,
     /// Times this backend was chosen.
     pub picked: u64,
+    /// Passed over until this time (`CLOCK_MONOTONIC`) while another backend serves; zero if it never
+    /// failed. Beside the counters, since a pick touches those anyway.
+    pub ejected_until_ns: u64,
+    /// Failed connection attempts since the latest one that succeeded, but for those that were under
+    /// way when it was ejected.
+    pub failures: u64,
+    /// Times it was ejected.
+    pub ejections: u64,
     /// Connections that were established.
     pub established: u64,
     /// Established connections that the client closed.
@@ -77,4 +100,24 @@ pub struct BackendStats {
     pub srtt_us: u64,
 }
 
-const _: () = assert!(size_of::<BackendStats>() == 80 && align_of::<BackendStats>() == 8);
+const _: () = assert!(size_of::<BackendStats>() == 104 && align_of::<BackendStats>() == 8);
+
+impl BackendStats {
+    /// Whether it is passed over at `now_ns` (`CLOCK_MONOTONIC`).
+    pub const fn is_ejected(&self, now_ns: u64) -> bool {
+        self.ejected_until_ns > now_ns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ejections_double_and_stay_bounded() {
+        let seconds = |failures| ejection_ns(failures) / EJECTION_NS;
+        let grown: Vec<u64> = (0..9).map(seconds).collect();
+        assert_eq!(grown, [1, 1, 2, 4, 8, 16, 32, 32, 32]);
+        assert_eq!(seconds(u64::MAX), 32);
+    }
+}

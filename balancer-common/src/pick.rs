@@ -91,6 +91,24 @@ pub fn least_loaded(
     best
 }
 
+/// The nearest slot after `first` that is not ejected, at most [`SCAN_SLOTS_MAX`] slots ahead.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "the closure must be inlined for the verifier")]
+pub fn next_admitted(first: u32, slots: u32, is_ejected: impl Fn(u32) -> bool) -> Option<u32> {
+    // VERIFIER: as in `least_loaded`.
+    for step in 1..=SCAN_SLOTS_MAX {
+        if step >= slots {
+            break;
+        }
+        let ahead = first + step;
+        let slot = if ahead >= slots { ahead - slots } else { ahead };
+        if !is_ejected(slot) {
+            return Some(slot);
+        }
+    }
+    None
+}
+
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "kernel programs must not call out for a compare")]
 fn is_better(candidate: Option<Load>, best: Option<Load>) -> bool {
@@ -133,6 +151,17 @@ mod tests {
     fn unusable_slots_are_passed_over() {
         let only_third = |slot| (slot == 2).then_some(Load { active: 9, weight: 1 });
         assert_eq!(least_loaded(0, || 0, 4, only_third), 2);
+    }
+
+    #[test]
+    fn ejected_slots_are_passed_over_in_order() {
+        assert_eq!(next_admitted(1, 4, |slot| slot != 0), Some(0));
+        assert_eq!(next_admitted(0, 4, |slot| slot == 1), Some(2));
+        assert_eq!(next_admitted(0, 4, |_| true), None);
+        assert_eq!(next_admitted(0, 1, |_| false), None, "there is no other");
+        let far = SCAN_SLOTS_MAX + 1;
+        assert_eq!(next_admitted(0, 100, |slot| slot < far), None, "the search is bounded");
+        assert_eq!(next_admitted(0, 100, |slot| slot < far - 1), Some(SCAN_SLOTS_MAX));
     }
 
     proptest! {

@@ -91,6 +91,10 @@ reasons! {
     PodOptedOut = 20, "pod-opted-out", Untouched;
     /// A service mesh's proxy runs in the client's pod, and balances by itself.
     MeshProxy = 21, "mesh-proxy", Untouched;
+    /// The policy's choice is ejected: sent to the next backend of the schedule that is not.
+    EjectedPassedOver = 22, "ejected-passed-over", Balanced;
+    /// A backend was ejected: a connection attempt failed, or it ended a connection by itself.
+    Ejected = 23, "ejected", Observed;
 }
 
 #[cfg(test)]

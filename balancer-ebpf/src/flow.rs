@@ -94,6 +94,9 @@ pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
         None if established => Reason::Closed,
         None => Reason::Abandoned,
     };
+    if matches!(reason, Reason::Refused | Reason::TimedOut | Reason::Reset) {
+        eject(cookie, &flow, reason != Reason::Reset);
+    }
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.add(Counter::Active, -1);
         match reason {
@@ -105,6 +108,34 @@ pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
         }
     }
     outcome::observed(reason, cookie, &flow);
+}
+
+/// Has a backend passed over for a while, as far as others serve: connection attempts to it fail, or
+/// it ends connections by itself, as a server does that is about to stop. Both are known here before
+/// any source tells.
+#[inline(always)]
+fn eject(cookie: u64, flow: &Flow, has_failed: bool) {
+    let Some(service) = lookup::service(flow.service) else {
+        return;
+    };
+    if !has_failed && service.is_sticky() {
+        // Servers end idle connections, too: no reason to lead a pod away from its backend.
+        return;
+    }
+    let Some(stats) = lookup::backend_stats(flow.backend) else {
+        return;
+    };
+    if stats.eject(has_failed, context::now_ns()) {
+        outcome::observed(Reason::Ejected, cookie, flow);
+    }
+}
+
+/// The backend closed its side of an established connection first.
+#[inline(always)]
+pub(crate) fn closed_by_backend(cookie: u64) {
+    if let Some(flow) = lookup::flow(cookie) {
+        eject(cookie, &flow, false);
+    }
 }
 
 /// The kernel closed a socket by itself: a refusal, a reset, a time-out or an abort.

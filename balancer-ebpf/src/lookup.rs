@@ -4,16 +4,19 @@
 //! key at any time after a delete (they are recycled without a grace period), which is why those are
 //! copied or changed by single atomic additions only.
 
+mod backend;
+
+pub(crate) use backend::*;
+
 use crate::maps;
 use balancer_common::{
     abi,
-    backend::{Backend, BackendStats},
     flow::Flow,
     frontend::{FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
     pod::{Affinity, PodServiceKey, Skip},
     reason::Reason,
-    service::{Bank, CHUNK_SLOTS, Service, ServiceStats},
+    service::{Bank, CHUNK_SLOTS, POLICY_MAGLEV, Service, ServiceStats},
 };
 use core::{arch::asm, ptr};
 
@@ -68,6 +71,13 @@ impl ServiceRef {
         unsafe { ptr::read_volatile(&raw const (*self.0).flags) }
     }
 
+    /// Whether its policy leads a pod to the same backend again.
+    #[inline(always)]
+    pub(crate) fn is_sticky(self) -> bool {
+        let bank = self.bank(self.generation());
+        bank.affinity_s != 0 || bank.policy == POLICY_MAGLEV
+    }
+
     /// Socket options: user timeout (ms), keepalive idle (s), interval (s), probes.
     #[inline(always)]
     pub(crate) fn socket_options(self) -> [u32; 4] {
@@ -94,78 +104,6 @@ pub(crate) fn slot(chunk: u32, slot: u32) -> Option<u32> {
             (slot & (CHUNK_SLOTS_U32 - 1)) as usize,
         ))
     })
-}
-
-/// A copy of a backend's record.
-#[inline(always)]
-pub(crate) fn backend(id: u32) -> Option<Backend> {
-    // SAFETY: array values stay valid; the read is volatile since the agent writes them.
-    maps::BACKENDS.get_ptr(id).map(|backend| unsafe { ptr::read_volatile(backend) })
-}
-
-/// A backend's weight.
-#[inline(always)]
-pub(crate) fn backend_weight(id: u32) -> Option<u32> {
-    // SAFETY: as in `backend`.
-    maps::BACKENDS.get_ptr(id).map(|it| unsafe { ptr::read_volatile(&raw const (*it).weight) })
-}
-
-/// A backend's number of live connections.
-#[inline(always)]
-pub(crate) fn backend_active(id: u32) -> Option<u64> {
-    maps::BACKEND_STATS
-        .get_ptr(id)
-        // SAFETY: as in `backend`.
-        .map(|stats| unsafe { ptr::read_volatile(&raw const (*stats).active) })
-}
-
-/// A backend's counters.
-#[derive(Clone, Copy)]
-pub(crate) struct StatsRef(*mut BackendStats);
-
-#[inline(always)]
-pub(crate) fn backend_stats(id: u32) -> Option<StatsRef> {
-    maps::BACKEND_STATS.get_ptr_mut(id).map(StatsRef)
-}
-
-/// A counter of [`BackendStats`].
-pub(crate) enum Counter {
-    Active,
-    Picked,
-    Established,
-    Closed,
-    Reset,
-    Refused,
-    TimedOut,
-    Abandoned,
-    Retransmits,
-}
-
-impl StatsRef {
-    #[inline(always)]
-    pub(crate) fn add(self, counter: Counter, amount: i64) {
-        // SAFETY: array values stay valid, and the pointers are into the value.
-        let target = unsafe {
-            match counter {
-                Counter::Active => &raw mut (*self.0).active,
-                Counter::Picked => &raw mut (*self.0).picked,
-                Counter::Established => &raw mut (*self.0).established,
-                Counter::Closed => &raw mut (*self.0).closed,
-                Counter::Reset => &raw mut (*self.0).reset,
-                Counter::Refused => &raw mut (*self.0).refused,
-                Counter::TimedOut => &raw mut (*self.0).timed_out,
-                Counter::Abandoned => &raw mut (*self.0).abandoned,
-                Counter::Retransmits => &raw mut (*self.0).retransmits,
-            }
-        };
-        add(target, amount);
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_srtt_us(self, srtt_us: u32) {
-        // SAFETY: array values stay valid; an aligned word does not tear.
-        unsafe { ptr::write_volatile(&raw mut (*self.0).srtt_us, u64::from(srtt_us)) }
-    }
 }
 
 /// Adds to a counter that other CPUs add to as well.

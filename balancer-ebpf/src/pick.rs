@@ -56,6 +56,7 @@ fn pick_from<const FETCH: bool>(
         return Reason::AffinityKept;
     }
     pick.slot = pick_slot::<FETCH>(bank.policy, &schedule, key);
+    let reason = pass_over_ejected(&schedule, pick);
     let Some(id) = lookup::slot(schedule.chunk, pick.slot) else {
         return Reason::BackendMissing;
     };
@@ -68,7 +69,43 @@ fn pick_from<const FETCH: bool>(
         let affinity = Affinity { used_ns, backend: id, incarnation: backend.incarnation };
         lookup::remember_affinity(key, &affinity);
     }
-    Reason::Picked
+    reason
+}
+
+/// Goes on to the nearest slot whose backend is not ejected; stays if there is none, as somebody has to
+/// find out that they serve again.
+#[inline(always)]
+fn pass_over_ejected(schedule: &Schedule, pick: &mut Pick) -> Reason {
+    let until_ns = match lookup::slot(schedule.chunk, pick.slot) {
+        Some(id) => lookup::ejected_until_ns(id),
+        None => 0,
+    };
+    // Nearly all backends never failed: no clock is read for those.
+    if until_ns == 0 {
+        return Reason::Picked;
+    }
+    let now_ns = context::now_ns();
+    if until_ns <= now_ns {
+        return Reason::Picked;
+    }
+    let next = next_admitted(schedule.chunk, schedule.slots, pick.slot, now_ns);
+    if next >= schedule.slots {
+        return Reason::Picked;
+    }
+    pick.slot = next;
+    Reason::EjectedPassedOver
+}
+
+/// The nearest slot whose backend is not ejected; `slots` if there is none.
+// VERIFIER: a global function, as `least_connection` is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn next_admitted(chunk: u32, slots: u32, first: u32, now_ns: u64) -> u32 {
+    let is_ejected = |slot| match lookup::slot(chunk, slot) {
+        Some(id) => lookup::ejected_until_ns(id) > now_ns,
+        None => true,
+    };
+    pick::next_admitted(first, slots, is_ejected).unwrap_or(slots)
 }
 
 #[inline(always)]
@@ -87,22 +124,23 @@ fn pick_slot<const FETCH: bool>(policy: u32, schedule: &Schedule, key: &PodServi
         POLICY_MAGLEV => pick::slot_of_cursor(pick::mix(key.pod), slots),
         POLICY_LEAST_CONNECTION => {
             let cursor = lookup::next_cursor::<FETCH>(key);
-            least_connection(schedule.chunk, slots, cursor)
+            let now_ns = if FETCH { context::now_coarse_ns() } else { context::now_ns() };
+            least_connection(schedule.chunk, slots, cursor, now_ns)
         }
         _ => pick::slot_of_cursor(lookup::next_cursor::<FETCH>(key), slots),
     }
 }
 
-/// The slot whose backend has the fewest connections for its weight.
+/// The slot whose backend has the fewest connections for its weight, of those that are not ejected.
 // VERIFIER: a global function (Linux 5.6), which is verified once and by itself: inlined, its loop
 // was verified for every path that leads to it, a million instructions in all. Its arguments are
 // numbers, since kernels before 5.13 take no other pointers than contexts.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn least_connection(chunk: u32, slots: u32, cursor: u64) -> u32 {
+pub extern "C" fn least_connection(chunk: u32, slots: u32, cursor: u64, now_ns: u64) -> u32 {
     pick::least_loaded(cursor, context::random, slots, |slot| {
         let id = lookup::slot(chunk, slot)?;
-        let active = lookup::backend_active(id)?;
+        let active = lookup::backend_active(id, now_ns)?;
         Some(Load { active, weight: lookup::backend_weight(id)? })
     })
 }
@@ -120,7 +158,8 @@ fn keep_affinity(affinity_s: u32, key: &PodServiceKey, pick: &mut Pick) -> bool 
     let Some(backend) = usable(affinity.backend, key.service) else {
         return false;
     };
-    if backend.incarnation != affinity.incarnation {
+    let is_ejected = lookup::ejected_until_ns(affinity.backend) > now_ns;
+    if backend.incarnation != affinity.incarnation || is_ejected {
         return false;
     }
     affinity.used_ns = now_ns;

@@ -17,6 +17,8 @@ use balancer_common::{
 
 /// `TCP_CLOSE` of `include/net/tcp_states.h`; part of the ABI since `BPF_TCP_CLOSE` mirrors it.
 const TCP_CLOSE: u32 = 7;
+/// The backend sent its FIN first.
+const TCP_CLOSE_WAIT: u32 = 8;
 /// Round-trip samples that are followed, from the start and after each segment sent again. Beyond
 /// them a connection runs no program of ours, whatever it carries.
 const SAMPLES_MAX: u32 = 32;
@@ -39,11 +41,20 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => begin(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
-        BPF_SOCK_OPS_STATE_CB if ctx.arg(1) == TCP_CLOSE => flow::failed(context::cookie(ctx)),
+        BPF_SOCK_OPS_STATE_CB => state_changed(ctx, ctx.arg(1)),
         BPF_SOCK_OPS_RETRANS_CB => retransmitted(ctx),
         // The third argument is set when the timer gives up (tcp_write_timeout()).
         BPF_SOCK_OPS_RTO_CB if ctx.arg(2) != 0 => expired(ctx),
         BPF_SOCK_OPS_RTT_CB => sampled(ctx),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn state_changed(ctx: &SockOpsContext, state: u32) {
+    match state {
+        TCP_CLOSE => flow::failed(context::cookie(ctx)),
+        TCP_CLOSE_WAIT => flow::closed_by_backend(context::cookie(ctx)),
         _ => {}
     }
 }
@@ -103,6 +114,7 @@ fn established(ctx: &SockOpsContext) {
     if let Some(stats) = lookup::backend_stats(flow.backend) {
         stats.add(Counter::Established, 1);
         stats.set_srtt_us(srtt_us);
+        stats.readmit();
     }
     outcome::observed(Reason::Established, cookie, &flow);
 }

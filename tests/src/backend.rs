@@ -13,8 +13,8 @@ use std::{
     thread::JoinHandle,
 };
 
-/// A server that answers each connection with its own address and a newline, then reads until the
-/// client closes.
+/// A server that answers each connection with its own address and a newline, and ends it when the
+/// client sends anything or closes.
 pub struct Backend {
     address: SocketAddr,
     listener: TcpListener,

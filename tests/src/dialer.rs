@@ -100,6 +100,14 @@ impl Dialer {
         self.done(&Request::Close { handle, reset })
     }
 
+    /// Sends one byte, upon which a [`crate::backend::Backend`] ends the connection.
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is over.
+    pub fn send(&self, handle: u64) -> anyhow::Result<()> {
+        self.done(&Request::Send { handle })
+    }
+
     /// Waits until a connection is over; returns the error number that the client reads, or zero when
     /// the peer has ended it.
     ///

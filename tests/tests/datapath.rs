@@ -5,6 +5,8 @@
 mod affinity;
 #[path = "datapath/destroy.rs"]
 mod destroy;
+#[path = "datapath/ejection.rs"]
+mod ejection;
 #[path = "datapath/endings.rs"]
 mod endings;
 #[path = "datapath/families.rs"]

@@ -6,7 +6,8 @@ use super::{
     page::{self, Page, Report},
     snapshot::{Snapshot, listens},
 };
-use balancer_common::backend::{BackendStats, state_name};
+use crate::datapath::trace::monotonic_ns;
+use balancer_common::backend::{BackendStats, STATE_ACTIVE, STATE_EJECTED, state_name};
 use serde::Serialize;
 use std::net::SocketAddr;
 
@@ -31,6 +32,8 @@ struct BackendRow {
     refused: u64,
     timed_out: u64,
     abandoned: u64,
+    /// Times it was passed over for a while.
+    ejections: u64,
     retransmits: u64,
     /// Microseconds; zero before the first sample.
     srtt_us: u64,
@@ -76,10 +79,17 @@ impl Report for BackendsReport {
 
 pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit> {
     let snapshot = Snapshot::read(global)?;
-    let mut backends = Vec::new();
+    let (mut backends, now_ns) = (Vec::new(), monotonic_ns());
     for service in snapshot.services(service)? {
         let name = snapshot.service_name(service);
         for (id, record) in snapshot.backends(service) {
+            let stats = snapshot.backend_stats(id)?;
+            // The kernel ejects by itself; what the agent declared does not change by that.
+            let state = if record.state == STATE_ACTIVE && stats.is_ejected(now_ns) {
+                STATE_EJECTED
+            } else {
+                record.state
+            };
             let BackendStats {
                 active,
                 picked,
@@ -91,12 +101,15 @@ pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit
                 abandoned,
                 retransmits,
                 srtt_us,
-            } = snapshot.backend_stats(id)?;
+                ejections,
+                ejected_until_ns: _,
+                failures: _,
+            } = stats;
             backends.push(BackendRow {
                 service: name.clone(),
                 address: listens(record),
                 id,
-                state: state_name(record.state),
+                state: state_name(state),
                 weight: record.weight,
                 connections: active,
                 picked,
@@ -106,6 +119,7 @@ pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit
                 refused,
                 timed_out,
                 abandoned,
+                ejections,
                 retransmits,
                 srtt_us,
             });
@@ -135,6 +149,7 @@ mod tests {
             refused: 1,
             timed_out: 0,
             abandoned: 0,
+            ejections: 0,
             retransmits: 2,
             srtt_us,
         };

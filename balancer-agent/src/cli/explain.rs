@@ -20,7 +20,10 @@ use balancer_common::{
     service::{SERVICE_TRACKED, policy_name},
 };
 use serde::Serialize;
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 #[derive(Debug, Serialize)]
 struct ExplainReport {
@@ -188,9 +191,13 @@ fn explain(
         SocketAddr::V4(_) => &service.slots_v4,
         SocketAddr::V6(_) => &service.slots_v6,
     };
-    let mut active = BTreeMap::new();
+    let (mut active, mut ejected, now_ns) = (BTreeMap::new(), BTreeSet::new(), monotonic_ns());
     for id in snapshot.backends(id).into_keys() {
-        active.insert(id, snapshot.backend_stats(id)?.active);
+        let stats = snapshot.backend_stats(id)?;
+        active.insert(id, stats.active);
+        if stats.is_ejected(now_ns) {
+            ejected.insert(id);
+        }
     }
     let key = PodServiceKey { pod: report.pod.id, service: id, reserved: 0 };
     let maps = &snapshot.maps;
@@ -203,11 +210,12 @@ fn explain(
         slots,
         backends: &snapshot.state.backends,
         active: &active,
+        ejected: &ejected,
         pod: report.pod.id,
         shared_cursor: shared_cursor.context("read the service's cursor")?.0,
         pod_cursor: pod_cursor.context("read the pod's cursor")?,
         affinity: affinity.context("read the pod's affinity")?,
-        now_ns: monotonic_ns(),
+        now_ns,
     };
     let decision = facts.decide();
     list_candidates(snapshot, report, &facts, &decision);

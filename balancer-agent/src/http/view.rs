@@ -79,6 +79,7 @@ pub(super) struct Counts {
     pub(super) timed_out: u64,
     pub(super) abandoned: u64,
     pub(super) retransmits: u64,
+    pub(super) ejections: u64,
 }
 
 // === impl KernelView ===
@@ -141,6 +142,7 @@ impl From<BackendStats> for Counts {
             timed_out: stats.timed_out,
             abandoned: stats.abandoned,
             retransmits: stats.retransmits,
+            ejections: stats.ejections,
         }
     }
 }
@@ -168,6 +170,7 @@ impl Counts {
             timed_out: self.timed_out.saturating_sub(earlier.timed_out),
             abandoned: self.abandoned.saturating_sub(earlier.abandoned),
             retransmits: self.retransmits.saturating_sub(earlier.retransmits),
+            ejections: self.ejections.saturating_sub(earlier.ejections),
         }
     }
 }
@@ -185,6 +188,7 @@ impl Add for Counts {
             timed_out: self.timed_out + other.timed_out,
             abandoned: self.abandoned + other.abandoned,
             retransmits: self.retransmits + other.retransmits,
+            ejections: self.ejections + other.ejections,
         }
     }
 }

@@ -44,6 +44,11 @@ pub enum Request {
         /// By a reset, not by a FIN.
         reset: bool,
     },
+    /// Sends one byte, which makes a test's server end the connection.
+    Send {
+        /// Which socket.
+        handle: u64,
+    },
     /// Waits until the peer has ended the connection.
     AwaitEnd {
         /// Which.
@@ -74,7 +79,7 @@ pub struct Storm {
 pub enum Response {
     /// To `Dial` and `Abandon`.
     Dialled(Dialled),
-    /// To `Close`.
+    /// To `Close` and `Send`.
     Done,
     /// To `AwaitEnd`: zero for the end of the stream, or the error number of the read.
     Ended(i32),

@@ -46,9 +46,11 @@ impl Stage {
         self.fixture.stats(self.served.id, self.backend).unwrap()
     }
 
-    /// The counters, without those that time decides.
+    /// The counters, without those that time decides and without ejections.
     fn counts(&self) -> BackendStats {
-        BackendStats { srtt_us: 0, retransmits: 0, ..self.stats() }
+        let (ejected_until_ns, failures, ejections) = (0, 0, 0);
+        let stats = self.stats();
+        BackendStats { srtt_us: 0, retransmits: 0, ejected_until_ns, failures, ejections, ..stats }
     }
 
     fn count(&self, reason: Reason) -> u64 {

@@ -42,6 +42,9 @@ fn records() -> [(&'static str, Layout); 10] {
         shared!(BackendStats {
             active,
             picked,
+            ejected_until_ns,
+            failures,
+            ejections,
             established,
             closed,
             reset,

@@ -10,7 +10,7 @@ use balancer_common::{
     reason::Reason,
     service::{Bank, POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, policy_name},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that the kernel looks at for a pick.
 pub(super) struct Facts<'a> {
@@ -21,6 +21,8 @@ pub(super) struct Facts<'a> {
     pub(super) backends: &'a BTreeMap<u32, Backend>,
     /// Live connections by backend id.
     pub(super) active: &'a BTreeMap<u32, u64>,
+    /// Backends that are passed over while others serve.
+    pub(super) ejected: &'a BTreeSet<u32>,
     pub(super) pod: u64,
     /// The service's cursor, which a pod starts from.
     pub(super) shared_cursor: u64,
@@ -48,7 +50,7 @@ impl Facts<'_> {
             return untouched(Reason::NoBackend, steps);
         }
         let slots = count(self.slots.len());
-        let in_schedule: std::collections::BTreeSet<_> = self.slots.iter().collect();
+        let in_schedule: BTreeSet<_> = self.slots.iter().collect();
         let backends = in_schedule.len();
         steps.push(("schedule", format!("{slots} slots for {backends} backends")));
         if let Some(id) = self.kept(&mut steps) {
@@ -56,17 +58,39 @@ impl Facts<'_> {
             return Decision { reason: Reason::AffinityKept, chances, steps };
         }
         let taken = self.slots_taken(slots, &mut steps);
-        let mut chances = BTreeMap::new();
+        let (mut chances, mut passed_over) = (BTreeMap::new(), BTreeSet::new());
         for (slot, chance) in taken {
-            let id = self.slots[slot as usize];
-            *chances.entry(id).or_insert(0.0) += chance;
+            let admitted = self.admitted(slot, slots);
+            if admitted != slot {
+                passed_over.insert(slot);
+            }
+            *chances.entry(self.slots[admitted as usize]).or_insert(0.0) += chance;
+        }
+        for slot in &passed_over {
+            let id = self.slots[*slot as usize];
+            let text =
+                format!("backend {id} of slot {slot} is ejected: the next one takes its place");
+            steps.push(("ejection", text));
         }
         if chances.keys().all(|id| !self.is_usable(*id)) {
             let text = "leads to no backend of the service that takes new connections";
             steps.push(("slot", text.into()));
             return untouched(Reason::BackendMissing, steps);
         }
-        Decision { reason: Reason::Picked, chances, steps }
+        // Where chance decides, only some cases may be passed over.
+        let certain = chances.len() == 1 && passed_over.len() == 1;
+        let reason = if certain { Reason::EjectedPassedOver } else { Reason::Picked };
+        Decision { reason, chances, steps }
+    }
+
+    /// The slot that is taken instead, if that one's backend is ejected and another one's is not.
+    fn admitted(&self, slot: u32, slots: u32) -> u32 {
+        let is_ejected =
+            |slot: u32| self.slots.get(slot as usize).is_none_or(|id| self.ejected.contains(id));
+        if !is_ejected(slot) {
+            return slot;
+        }
+        pick::next_admitted(slot, slots, is_ejected).unwrap_or(slot)
     }
 
     /// The backend that session affinity keeps.
@@ -90,6 +114,10 @@ impl Facts<'_> {
         if !self.is_usable(id) || !self.backends.get(&id).is_some_and(same) {
             let text = format!("backend {id} takes no new connections any more");
             steps.push(("affinity", text));
+            return None;
+        }
+        if self.ejected.contains(&id) {
+            steps.push(("affinity", format!("backend {id} is ejected")));
             return None;
         }
         let idle_s = self.now_ns.saturating_sub(affinity.used_ns) / 1_000_000_000;
@@ -159,6 +187,9 @@ impl Facts<'_> {
             slots,
             |slot| {
                 let id = *self.slots.get(slot as usize)?;
+                if self.ejected.contains(&id) {
+                    return None;
+                }
                 let weight = self.backends.get(&id).map_or(0, |backend| backend.weight);
                 let active = self.active.get(&id).copied().unwrap_or_default();
                 Some(Load { active, weight })
@@ -203,6 +234,7 @@ mod tests {
         slots: Vec<u32>,
         backends: BTreeMap<u32, Backend>,
         active: BTreeMap<u32, u64>,
+        ejected: BTreeSet<u32>,
     }
 
     /// Backends 1.. of service 9 with these loads, one slot each.
@@ -219,6 +251,7 @@ mod tests {
             slots: ids.clone().collect(),
             backends: ids.clone().map(|id| (id, backend)).collect(),
             active: ids.zip(active.iter().copied()).collect(),
+            ejected: BTreeSet::new(),
         }
     }
 
@@ -230,6 +263,7 @@ mod tests {
             slots: &state.slots,
             backends: &state.backends,
             active: &state.active,
+            ejected: &state.ejected,
             pod: 77,
             shared_cursor: 2,
             pod_cursor: None,
@@ -303,6 +337,22 @@ mod tests {
         assert_eq!(only(&decide(&state, successor, 60)), 3);
         state.backends.get_mut(&2).unwrap().state = balancer_common::backend::STATE_DRAINING;
         assert_eq!(only(&decide(&state, affinity, 60)), 3);
+    }
+
+    #[test]
+    fn an_ejected_backend_is_passed_over_while_another_serves() {
+        let mut state = state(&[0; 4]);
+        state.ejected = BTreeSet::from([3, 4]);
+        let decision = facts(&state, POLICY_ROUND_ROBIN).decide();
+        assert_eq!(decision.reason, Reason::EjectedPassedOver);
+        assert_eq!(decision.chances, BTreeMap::from([(1, 1.0)]), "slot 2 leads to backend 3");
+        assert_eq!(only(&facts(&state, POLICY_LEAST_CONNECTION).decide()), 1);
+        let mut sticky = facts(&state, POLICY_ROUND_ROBIN);
+        sticky.bank.affinity_s = 60;
+        sticky.affinity = Some(Affinity { used_ns: 45_000_000_000, backend: 3, incarnation: 5 });
+        assert_eq!(sticky.decide().chances, BTreeMap::from([(1, 1.0)]));
+        state.ejected = BTreeSet::from([1, 2, 3, 4]);
+        assert_eq!(only(&facts(&state, POLICY_ROUND_ROBIN).decide()), 3, "somebody has to try");
     }
 
     #[test]

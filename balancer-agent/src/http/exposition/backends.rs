@@ -65,6 +65,10 @@ pub(super) fn write(view: &View, sheet: &mut Sheet<'_>) -> fmt::Result {
         ("backend_retransmits", "Segments that clients had to send again."),
         tracked().map(|row| (row.labels(), row.backend.counts.retransmits)),
     )?;
+    sheet.counters(
+        ("backend_ejections", "Times that a backend was passed over for a while."),
+        tracked().map(|row| (row.labels(), row.backend.counts.ejections)),
+    )?;
     let sampled = tracked().filter(|row| row.backend.srtt_us > 0);
     sheet.gauges(
         ("backend_srtt", Some(Unit::Seconds), "Smoothed round-trip time of the latest sample."),

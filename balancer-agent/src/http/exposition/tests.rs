@@ -61,6 +61,7 @@ fn backend(state: u32, connections: u64) -> BackendView {
         timed_out: 0,
         abandoned: 0,
         retransmits: 7,
+        ejections: 1,
     };
     BackendView { tracked: true, state, weight: 1, connections, counts, srtt_us: 640 }
 }
