@@ -39,6 +39,9 @@ pub const fn policy_name(policy: u32) -> &'static str {
 pub const SERVICE_VALID: u32 = 1;
 /// Connections are tracked from `connect()` to their end.
 pub const SERVICE_TRACKED: u32 = 1 << 1;
+/// Backends that fail, or end connections by themselves, are passed over for a while; for tracked
+/// services only.
+pub const SERVICE_EJECTS: u32 = 1 << 2;
 
 /// A run of slots in the slot map.
 #[repr(C)]

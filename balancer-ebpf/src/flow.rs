@@ -16,6 +16,7 @@ use aya_ebpf::{
 use balancer_common::{
     flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED, Flow},
     reason::Reason,
+    service::SERVICE_EJECTS,
 };
 
 /// `EEXIST`: the socket has a flow already.
@@ -118,6 +119,9 @@ fn eject(cookie: u64, flow: &Flow, has_failed: bool) {
     let Some(service) = lookup::service(flow.service) else {
         return;
     };
+    if service.flags() & SERVICE_EJECTS == 0 {
+        return;
+    }
     if !has_failed && service.is_sticky() {
         // Servers end idle connections, too: no reason to lead a pod away from its backend.
         return;

@@ -135,6 +135,7 @@ fn nodes(policy: Policy, first_rank: u32) -> anyhow::Result<Spread> {
         policy,
         affinity_s: None,
         tracked: true,
+        ejects: true,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

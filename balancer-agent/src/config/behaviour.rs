@@ -11,8 +11,15 @@ use crate::core::model::{Behaviour, Keepalive, Policy};
 use std::num::NonZeroU32;
 
 /// Keys of `defaults`, which services have too.
-pub(super) const BEHAVIOUR_KEYS: &[&str] =
-    &["policy", "session-affinity", "tcp-user-timeout", "keepalive", "drain-timeout", "tracking"];
+pub(super) const BEHAVIOUR_KEYS: &[&str] = &[
+    "policy",
+    "session-affinity",
+    "tcp-user-timeout",
+    "keepalive",
+    "drain-timeout",
+    "tracking",
+    "ejection",
+];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
 
@@ -50,6 +57,7 @@ impl Behaviour {
                 .read("drain-timeout", problems, drain_timeout)
                 .unwrap_or(base.drain_timeout_s),
             tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
+            ejects: map.read("ejection", problems, scalar::boolean).unwrap_or(base.ejects),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
         let (key, set) = match map.get("tracking") {

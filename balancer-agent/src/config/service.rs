@@ -29,6 +29,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     "keepalive",
     "drain-timeout",
     "tracking",
+    "ejection",
 ];
 
 /// Reads `services`.
@@ -96,6 +97,7 @@ impl ServicesReader {
             policy: behaviour.policy,
             affinity_s: behaviour.affinity_s,
             tracked: behaviour.tracked,
+            ejects: behaviour.ejects,
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
             drain_timeout_s: behaviour.drain_timeout_s,

@@ -94,7 +94,8 @@ fn services_are_read_with_their_defaults() {
     let config = parse(
         "version: 1
 defaults: {policy: maglev, session-affinity: client, tcp-user-timeout: 20s,
-  keepalive: {idle: 10s, interval: 5s, probes: 3}, drain-timeout: 5m, tracking: false}
+  keepalive: {idle: 10s, interval: 5s, probes: 3}, drain-timeout: 5m, tracking: false,
+  ejection: false}
 services:
 - name: payments
   frontends: ['10.96.0.10:50051', '[fd00::1]:443', {dns: Payments.Internal., port: 443}]
@@ -104,7 +105,7 @@ services:
   - {dns: pool.internal, port: 50051, weight: 2}
   - {srv: _grpc._tcp.shop.internal}
 - {name: shop, dns: {name: shop.internal, port: 80}, policy: random, session-affinity: off,
-   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true}
+   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true, ejection: true}
 ",
     );
     let payments = Service {
@@ -136,6 +137,7 @@ services:
         policy: Policy::Maglev,
         affinity_s: some(10_800),
         tracked: false,
+        ejects: false,
         drain_timeout_s: some(300),
         user_timeout_ms: some(20_000),
         keepalive: Some(Keepalive {
@@ -151,6 +153,7 @@ services:
         policy: Policy::Random,
         affinity_s: None,
         tracked: true,
+        ejects: true,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

@@ -150,9 +150,10 @@ pub const fn effective_policy(service: &Service) -> Policy {
 /// The service's record but for banks and generation.
 pub fn settings(service: &Service) -> service::Service {
     let tracked = if service.tracked { service::SERVICE_TRACKED } else { 0 };
+    let ejects = if service.ejects { service::SERVICE_EJECTS } else { 0 };
     let keepalive = service.keepalive;
     service::Service {
-        flags: service::SERVICE_VALID | tracked,
+        flags: service::SERVICE_VALID | tracked | ejects,
         user_timeout_ms: service.user_timeout_ms.map_or(0, std::num::NonZeroU32::get),
         keepalive_idle_s: keepalive.map_or(0, |k| k.idle_s.get()),
         keepalive_interval_s: keepalive.map_or(0, |k| k.interval_s.get()),

@@ -209,6 +209,8 @@ pub struct Behaviour {
     pub drain_timeout_s: Option<NonZeroU32>,
     /// Whether connections are tracked from `connect()` to their end.
     pub tracked: bool,
+    /// Whether failing backends are passed over for a while.
+    pub ejects: bool,
 }
 
 impl Default for Behaviour {
@@ -220,6 +222,7 @@ impl Default for Behaviour {
             keepalive: None,
             drain_timeout_s: None,
             tracked: true,
+            ejects: true,
         }
     }
 }
@@ -238,8 +241,10 @@ pub struct Service {
     /// Session affinity in seconds since a pod's last connection.
     pub affinity_s: Option<NonZeroU32>,
     /// Whether connections are tracked from `connect()` to their end. Without it there are no
-    /// connection counts, no original peer name, and no least-connection.
+    /// connection counts, no original peer name, no least-connection and no ejection.
     pub tracked: bool,
+    /// Whether backends that fail, or end connections by themselves, are passed over for a while.
+    pub ejects: bool,
     /// `TCP_USER_TIMEOUT` in milliseconds.
     pub user_timeout_ms: Option<NonZeroU32>,
     /// TCP keepalive.

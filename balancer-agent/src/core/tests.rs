@@ -52,6 +52,7 @@ fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpo
         policy: Policy::RoundRobin,
         affinity_s: None,
         tracked: true,
+        ejects: true,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

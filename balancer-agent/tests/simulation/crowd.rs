@@ -79,6 +79,7 @@ fn service(number: u32, backends: u32) -> Service {
         policy: Policy::LeastConnection,
         affinity_s: None,
         tracked: true,
+        ejects: true,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

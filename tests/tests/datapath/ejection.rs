@@ -133,6 +133,24 @@ fn an_affinity_ends_where_nobody_listens() {
 }
 
 #[test]
+fn a_service_without_ejection_passes_over_nobody() {
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    let mut fixture = Fixture::new("ejection").unwrap();
+    let server = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (silent, serving) = (nobody(), server.address());
+    let all = [silent, serving];
+    let served = serve(&mut fixture, &all, POLICY_ROUND_ROBIN, |spec| spec.ejects = false);
+    let pod = fixture.pod("pod").unwrap();
+    for _ in 0..8 {
+        dial(&pod);
+    }
+    let stats = fixture.stats(served.id, silent).unwrap();
+    assert_eq!((stats.refused, stats.ejections, stats.failures), (4, 0, 0));
+}
+
+#[test]
 fn a_backend_that_ends_connections_by_itself_is_spared_for_a_while() {
     if !capability::can_load_ebpf() {
         return;

@@ -84,6 +84,7 @@ pub(super) fn join<'s>(
             policy: behaviour.policy,
             affinity_s: behaviour.affinity_s,
             tracked: behaviour.tracked,
+            ejects: behaviour.ejects,
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
             drain_timeout_s: behaviour.drain_timeout_s,

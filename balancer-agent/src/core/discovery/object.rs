@@ -90,6 +90,8 @@ pub struct Overrides {
     pub drain_timeout_s: Option<Option<NonZeroU32>>,
     /// Whether connections are tracked.
     pub tracked: Option<bool>,
+    /// Whether failing backends are passed over.
+    pub ejects: Option<bool>,
 }
 
 /// A part of an object that was refused: the rest of the object counts.
@@ -224,6 +226,7 @@ impl ServiceObject {
             keepalive: overrides.keepalive.unwrap_or(defaults.keepalive),
             drain_timeout_s: overrides.drain_timeout_s.unwrap_or(defaults.drain_timeout_s),
             tracked: overrides.tracked.unwrap_or(defaults.tracked),
+            ejects: overrides.ejects.unwrap_or(defaults.ejects),
         }
     }
 }

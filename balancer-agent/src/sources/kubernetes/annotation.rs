@@ -8,7 +8,7 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What may stand behind [`ANNOTATION_PREFIX`].
-pub const ANNOTATIONS: [&str; 8] = [
+pub const ANNOTATIONS: [&str; 9] = [
     "balance",
     "policy",
     "weight",
@@ -17,6 +17,7 @@ pub const ANNOTATIONS: [&str; 8] = [
     "keepalive",
     "drain-timeout",
     "tracking",
+    "ejection",
 ];
 /// Annotations in which external-dns finds the names of a Service, newest first.
 const HOSTNAMES: [&str; 2] =
@@ -59,6 +60,7 @@ pub(super) fn read_all(annotations: &BTreeMap<String, String>) -> Said {
                 read::drain_timeout(text).map(|it| said.overrides.drain_timeout_s = Some(it))
             }
             "tracking" => read::boolean(text).map(|it| said.overrides.tracked = Some(it)),
+            "ejection" => read::boolean(text).map(|it| said.overrides.ejects = Some(it)),
             _ => {
                 unknown += 1;
                 if unknown <= UNKNOWN_MAX {
