@@ -300,7 +300,7 @@ impl Core {
                 }
                 // Not even that fits: no slots at all leaves clients untouched.
                 for backend in reduced.backends.values_mut() {
-                    backend.state = EndpointState::Draining;
+                    backend.state = backend.state.max(EndpointState::Ejected);
                 }
                 plan::update(&mut self.kernel, &request.with(&reduced)).ok().flatten()
             }

@@ -8,9 +8,10 @@ pub const BACKEND_NONE: u32 = 0;
 
 /// Takes new connections.
 pub const STATE_ACTIVE: u32 = 1;
-/// Takes no new connections; live ones stay.
+/// Shuts down: takes no new connections; live ones stay for as long as its service allows.
 pub const STATE_DRAINING: u32 = 2;
-/// Taken out by failures; takes no new connections until it is readmitted.
+/// Taken out for now, such as one that is not ready or is meant for other nodes: takes no new
+/// connections until it is readmitted; live ones stay.
 pub const STATE_EJECTED: u32 = 3;
 /// Has left its service; kept only while connections to it are counted.
 pub const STATE_GONE: u32 = 4;

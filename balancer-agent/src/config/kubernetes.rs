@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 
 /// Keys of `kubernetes`.
 pub(super) const KUBERNETES_KEYS: &[&str] =
-    &["enabled", "node-name", "kubeconfig", "departed-grace", "gone-grace"];
+    &["enabled", "node-name", "kubeconfig", "departed-grace", "gone-grace", "watch-pods"];
 
 /// Longest name of a Node (RFC 1123 subdomain).
 const NODE_NAME_BYTES_MAX: usize = 253;
@@ -36,6 +36,9 @@ pub struct KubernetesSettings {
     /// How long connections to a backend are kept that the API does not know any more, before they
     /// are destroyed; for ever if not set.
     pub gone_grace: Option<Duration>,
+    /// Whether Pods in namespaces with balanced Services are watched, so that one that terminates is
+    /// known before its EndpointSlice says so.
+    pub watch_pods: bool,
 }
 
 impl Default for KubernetesSettings {
@@ -47,6 +50,7 @@ impl Default for KubernetesSettings {
             // As `dns.grace`.
             departed_grace: Duration::from_mins(10),
             gone_grace: Some(Duration::from_secs(5)),
+            watch_pods: true,
         }
     }
 }
@@ -73,6 +77,9 @@ pub(super) fn kubernetes(
     }
     if let Some(grace) = map.read("gone-grace", problems, gone_grace) {
         settings.gone_grace = grace;
+    }
+    if let Some(watch_pods) = map.read("watch-pods", problems, scalar::boolean) {
+        settings.watch_pods = watch_pods;
     }
     settings
 }

@@ -45,7 +45,7 @@ dns:
 limits: {services: 2, backends: 3, frontends: 4, slots: 32, connections: 5, pod-services: 6}
 log: {datapath-level: debug}
 http: {listen: '[::]:9463', services-max: 10, backends-max: 0}
-kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, departed-grace: 1m, gone-grace: off}
+kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, departed-grace: 1m, gone-grace: off, watch-pods: false}
 ",
     );
     let expected = Config {
@@ -68,6 +68,7 @@ kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, depa
             kubeconfig: Some("/etc/kubeconfig".into()),
             departed_grace: Duration::from_mins(1),
             gone_grace: None,
+            watch_pods: false,
         },
         limits: Limits {
             services: 2,

@@ -7,7 +7,7 @@ use super::{
     schedule::{self, Candidate},
 };
 use balancer_common::{
-    backend::{STATE_ACTIVE, STATE_DRAINING},
+    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED},
     service,
 };
 use std::{
@@ -67,6 +67,7 @@ impl EndpointState {
     pub const fn code(self) -> u32 {
         match self {
             Self::Active => STATE_ACTIVE,
+            Self::Ejected => STATE_EJECTED,
             Self::Draining => STATE_DRAINING,
         }
     }
@@ -133,7 +134,7 @@ fn add(
     set.entry(canonical(address))
         .and_modify(|known| {
             known.weight = known.weight.max(weight);
-            // `Active` orders before `Draining`.
+            // `Active` orders before `Ejected`, and that before `Draining`.
             known.state = known.state.min(state);
         })
         .or_insert(DesiredBackend { weight, state });

@@ -13,6 +13,7 @@
 
 mod choice;
 mod departed;
+mod farewell;
 mod join;
 mod object;
 mod problem;
@@ -20,10 +21,11 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use farewell::Farewell;
 pub use join::ENDPOINTS_MAX;
 pub use object::{
-    Fault, Malformed, NodeObject, ObjectKey, Overrides, Readiness, ServiceKind, ServiceObject,
-    ServicePort, SliceEndpoint, SliceObject, SlicePort, Version,
+    Fault, Malformed, NodeObject, ObjectKey, Overrides, PodKey, Readiness, ServiceKind,
+    ServiceObject, ServicePort, SliceEndpoint, SliceObject, SlicePort, Version,
 };
 pub use problem::ObjectProblem;
 pub use store::{Keyed, Message, Observed};
@@ -34,6 +36,7 @@ use super::{
 };
 use choice::Place;
 use departed::Departed;
+use farewell::Farewells;
 use join::Joined;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -53,6 +56,8 @@ pub struct Rules {
     pub node_name: Arc<str>,
     /// How long the address of a pod that left a headless Service stays a frontend.
     pub departed_grace: Duration,
+    /// Whether pods tell of their end themselves ([`Discovery::pod`]).
+    pub watch_pods: bool,
     /// What services are whose annotations do not say otherwise.
     pub defaults: Behaviour,
 }
@@ -87,9 +92,12 @@ pub struct Discovery {
     /// The own Node, once it was asked for.
     node: Option<NodeObject>,
     departed: Departed,
+    farewells: Farewells,
     dirty: BTreeSet<ObjectKey>,
     /// What was told of each Service; `None` until the snapshot.
     told: Option<HashMap<ObjectKey, Vec<ServiceName>>>,
+    /// How many Services of each namespace are balanced.
+    namespaces: BTreeMap<Arc<str>, usize>,
     /// Objects that cannot be read, Services first.
     malformed: [BTreeMap<ObjectKey, Malformed>; 2],
     problems: BTreeMap<ObjectKey, BTreeSet<ObjectProblem>>,
@@ -130,8 +138,10 @@ impl Discovery {
             addresses: HashMap::new(),
             node: None,
             departed: Departed::default(),
+            farewells: Farewells::default(),
             dirty: BTreeSet::new(),
             told: None,
+            namespaces: BTreeMap::new(),
             malformed: [BTreeMap::new(), BTreeMap::new()],
             problems: BTreeMap::new(),
             revision: 0,
@@ -167,8 +177,11 @@ impl Discovery {
         let none = |_: &ObjectKey| None;
         let touched = note(&message, &mut self.malformed[SLICES], &mut self.refused, faults, none);
         self.dirty.extend(touched);
-        let Self { slices, slices_of, addresses, departed, dirty, .. } = self;
+        let Self { rules, slices, slices_of, addresses, departed, farewells, dirty, .. } = self;
         slices.take(message, |Change { before, after }| {
+            if rules.watch_pods {
+                farewells.change(before.as_ref(), after);
+            }
             // Additions first, so that an address that stays is never unused in between.
             if let Some(slice) = after {
                 slices_of.entry(slice.owner()).or_default().insert(slice.key.clone());
@@ -205,6 +218,11 @@ impl Discovery {
         });
     }
 
+    /// Takes in what a Pod's object says of its end.
+    pub fn pod(&mut self, pod: PodKey, farewell: Farewell) {
+        self.dirty.extend(self.farewells.take(pod, farewell).iter().cloned());
+    }
+
     /// Takes in the own Node; `None` if the API has none of that name.
     pub fn node(&mut self, node: Option<NodeObject>) {
         let node = node.unwrap_or_default();
@@ -236,6 +254,7 @@ impl Discovery {
             for key in keys {
                 let joined = self.join(&key, now);
                 if !joined.is_empty() {
+                    *self.namespaces.entry(key.namespace.clone()).or_default() += 1;
                     told.insert(key, joined.iter().map(|service| service.name.clone()).collect());
                 }
                 services.extend(joined);
@@ -247,7 +266,9 @@ impl Discovery {
         for key in dirty {
             let services = self.join(&key, now);
             let names: Vec<ServiceName> = services.iter().map(|it| it.name.clone()).collect();
-            for name in told.remove(&key).into_iter().flatten() {
+            let before = told.remove(&key);
+            self.count_namespace(&key, before.is_some(), !names.is_empty());
+            for name in before.into_iter().flatten() {
                 if !names.contains(&name) {
                     events.push(Event::ServiceRemoved { source, name });
                 }
@@ -260,6 +281,20 @@ impl Discovery {
         }
         self.told = Some(told);
         events
+    }
+
+    /// Notes whether a Service was balanced, and whether it is.
+    fn count_namespace(&mut self, key: &ObjectKey, before: bool, after: bool) {
+        let count = self.namespaces.entry(key.namespace.clone()).or_default();
+        *count = *count + usize::from(after) - usize::from(before);
+        if *count == 0 {
+            self.namespaces.remove(&key.namespace);
+        }
+    }
+
+    /// Namespaces in which a Service is balanced.
+    pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        self.namespaces.keys()
     }
 
     /// When [`Self::settle`] has something to tell by time alone.
@@ -297,6 +332,7 @@ impl Discovery {
     /// Computes what a Service should be by all that is known.
     fn join(&mut self, key: &ObjectKey, now: Duration) -> Vec<Service> {
         let Self { rules, services, slices, slices_of, addresses, node, departed, .. } = self;
+        let farewells = &self.farewells;
         let names = slices_of.get(key);
         let of_service = names.into_iter().flatten().filter_map(|name| slices.get(name));
         let service = services.get(key);
@@ -308,12 +344,13 @@ impl Discovery {
                 let place = Place { node: &rules.node_name, zone };
                 let free = |address: &IpAddr| !addresses.contains_key(address);
                 let gone = departed.addresses(key, free);
-                join::join(service, &of_service, &gone, place, &rules.defaults)
+                join::join(service, &of_service, &gone, farewells, place, &rules.defaults)
             }
             Some(service) => {
                 departed.forget(key);
                 let place = Place { node: &rules.node_name, zone: None };
-                join::join(service, &of_service, &join::Addresses::new(), place, &rules.defaults)
+                let none = join::Addresses::new();
+                join::join(service, &of_service, &none, farewells, place, &rules.defaults)
             }
             None => {
                 departed.forget(key);
@@ -331,38 +368,5 @@ impl Discovery {
             self.problems.insert(key.clone(), problems);
         }
         joined.services
-    }
-
-    /// Everything that was refused of a Service. Of one that is not balanced, only our annotations
-    /// matter.
-    fn problems_of(&self, key: &ObjectKey, joined: &[Fault]) -> BTreeSet<ObjectProblem> {
-        let service = self.services.get(key);
-        let uid = service.map_or_else(|| "".into(), |service| service.uid.clone());
-        let balanced = service.is_some_and(ServiceObject::is_balanced);
-        let problem = |slice: Option<&ObjectKey>, fault: &Fault| ObjectProblem {
-            service: key.clone(),
-            uid: uid.clone(),
-            slice: slice.cloned(),
-            fault: fault.clone(),
-        };
-        let mut problems = BTreeSet::new();
-        let own = service.into_iter().flat_map(|service| &service.faults);
-        let own = own.filter(|fault| balanced || fault.field.contains(ANNOTATION_PREFIX));
-        problems.extend(own.chain(joined).map(|fault| problem(None, fault)));
-        if let Some(malformed) = self.malformed[SERVICES].get(key) {
-            problems.insert(problem(None, &malformed.fault));
-        }
-        if balanced {
-            let names = self.slices_of.get(key).into_iter().flatten();
-            for slice in names.filter_map(|name| self.slices.get(name)) {
-                problems.extend(slice.faults.iter().map(|it| problem(Some(&slice.key), it)));
-            }
-            for malformed in self.malformed[SLICES].values() {
-                if malformed.service.as_ref() == Some(key) {
-                    problems.insert(problem(Some(&malformed.key), &malformed.fault));
-                }
-            }
-        }
-        problems
     }
 }

@@ -1,6 +1,9 @@
 //! Which connections are to be destroyed: those to backends whose time to drain is over, and those to
 //! backends that are gone. Never any other.
 //!
+//! A backend that is ejected (not ready, or meant for other nodes) may be back at any time: its
+//! connections are left alone, however long that takes.
+//!
 //! The kernel's records tell which backends drain or are gone, but not since when: that is counted
 //! from the moment when it was first seen, so that a new agent gives each backend its time anew.
 
@@ -39,7 +42,7 @@ pub enum Cause {
 /// A backend's identity: its id, and whose turn with it that is.
 type Identity = (u32, u32);
 
-/// Since when a backend takes no new connections.
+/// Since when a backend shuts down or has left.
 #[derive(Clone, Copy, Debug, Default)]
 struct Leaving {
     service: u32,

@@ -95,7 +95,10 @@ pub enum EndpointState {
     /// Takes new connections.
     #[default]
     Active,
-    /// Takes no new connections; live ones stay.
+    /// Takes no new connections for now and may do so again, such as one that is not ready; live
+    /// ones stay, whatever the time.
+    Ejected,
+    /// Shuts down: takes no new connections; live ones stay for as long as the service allows.
     Draining,
 }
 

@@ -37,7 +37,7 @@ pub struct ServiceReport {
 pub struct BackendReport {
     /// Where it listens.
     pub address: SocketAddr,
-    /// `active` or `draining`.
+    /// `active`, `ejected` or `draining`.
     pub state: &'static str,
     /// Its share.
     pub weight: u32,

@@ -25,6 +25,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Kubernetes {
     running: Option<(KubernetesHealth, watch::Sender<Behaviour>)>,
+    /// The watches that tell which pods terminate.
+    farewells: Option<KubernetesHealth>,
     /// The watches of this node's pods, and what they have told.
     pods: Option<(KubernetesHealth, watch::Receiver<Told>)>,
 }
@@ -58,13 +60,15 @@ impl Kubernetes {
         let rules = Rules {
             node_name: node_name.into(),
             departed_grace: settings.departed_grace,
+            watch_pods: settings.watch_pods,
             defaults: config.defaults,
         };
         let source = KubernetesSource::new(client, rules, defaults_receiver);
         let health = source.health();
+        let farewells = settings.watch_pods.then(|| source.farewells_health());
         tokio::spawn(supervise(source, updates));
         let pods = Some((pods_health, pictures));
-        Ok((Self { running: Some((health, defaults)), pods }, receiver))
+        Ok((Self { running: Some((health, defaults)), farewells, pods }, receiver))
     }
 
     /// Changes what services are that do not say otherwise.
@@ -80,6 +84,8 @@ impl Kubernetes {
         let mut report = health.snapshot();
         let pods = self.pods.as_ref().map(|(health, _)| health.snapshot().watches);
         report.watches.extend(pods.into_iter().flatten());
+        let farewells = self.farewells.as_ref().map(|health| health.snapshot().watches);
+        report.watches.extend(farewells.into_iter().flatten());
         serde_json::to_value(report).ok()
     }
 

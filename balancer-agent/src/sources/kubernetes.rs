@@ -5,6 +5,7 @@ mod access;
 mod annotation;
 mod complain;
 mod convert;
+mod farewells;
 mod guard;
 mod health;
 mod intern;
@@ -17,10 +18,14 @@ pub use health::{Kind, KubernetesHealth, KubernetesReport, WatchHealth};
 pub use watch::Pauses;
 
 use crate::core::{
-    discovery::{Discovery, Message, NodeObject, Observed, Rules, ServiceObject, SliceObject},
+    discovery::{
+        Discovery, Farewell, Message, NodeObject, Observed, PodKey, Rules, ServiceObject,
+        SliceObject,
+    },
     event::Event,
     model::Behaviour,
 };
+use farewells::{Farewells, Namespaces};
 use guard::{Guarded, Unreadable};
 use intern::Interner;
 use k8s_openapi::api::{
@@ -31,7 +36,7 @@ use kube::{
     Api, Client, Resource,
     runtime::watcher::{self, DefaultBackoff},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
@@ -62,6 +67,7 @@ pub struct KubernetesSource {
     rules: Rules,
     defaults: channel::Receiver<Behaviour>,
     health: KubernetesHealth,
+    farewells: KubernetesHealth,
     pauses: Pauses,
 }
 
@@ -70,6 +76,7 @@ enum Told {
     Service(Message<ServiceObject>),
     Slice(Message<SliceObject>),
     Node(Option<NodeObject>),
+    Pod(PodKey, Farewell),
 }
 
 // === impl KubernetesSource ===
@@ -79,7 +86,9 @@ impl KubernetesSource {
     /// whenever they change.
     pub fn new(client: Client, rules: Rules, defaults: channel::Receiver<Behaviour>) -> Self {
         let pauses: Pauses = || Box::new(DefaultBackoff::default());
-        Self { client, rules, defaults, health: KubernetesHealth::default(), pauses }
+        let health = KubernetesHealth::default();
+        let farewells = KubernetesHealth::of(Kind::OF_FAREWELLS);
+        Self { client, rules, defaults, health, farewells, pauses }
     }
 
     /// The same with other pauses between tries.
@@ -94,6 +103,11 @@ impl KubernetesSource {
         self.health.clone()
     }
 
+    /// Reads the health of the watches that tell which pods terminate. Nothing depends on them.
+    pub fn farewells_health(&self) -> KubernetesHealth {
+        self.farewells.clone()
+    }
+
     /// Watches and sends updates, until nobody receives them.
     pub async fn run(mut self, updates: mpsc::Sender<Update>) {
         let (told, mut inbox) = mpsc::channel(TOLD_MAX);
@@ -103,7 +117,8 @@ impl KubernetesSource {
         let name = format!("metadata.name={}", self.rules.node_name);
         let own = watcher::Config::default().fields(&name);
         let name = self.rules.node_name.to_string();
-        watches.spawn(watch_node(self.watched(Kind::Node, own), name, told));
+        watches.spawn(watch_node(self.watched(Kind::Node, own), name, told.clone()));
+        let namespaces = self.follow_pods(&mut watches, told);
         let (problems, waiting) = mpsc::channel(complain::WAITING_MAX);
         let node = self.rules.node_name.to_string();
         watches.spawn(complain::run(self.client, node, waiting, self.health.clone()));
@@ -143,6 +158,13 @@ impl KubernetesSource {
                 }
             }
             self.health.note_counts(discovery.counts());
+            namespaces.send_if_modified(|known| {
+                let differs = !known.iter().eq(discovery.namespaces());
+                if differs {
+                    *known = discovery.namespaces().cloned().collect();
+                }
+                differs
+            });
             if discovery.revision() != revision {
                 revision = discovery.revision();
                 self.health.note_problems(discovery.problems());
@@ -151,6 +173,22 @@ impl KubernetesSource {
                 return;
             }
         }
+    }
+
+    /// Starts to follow the pods of the namespaces that are sent.
+    fn follow_pods(
+        &self,
+        watches: &mut JoinSet<()>,
+        told: mpsc::Sender<Told>,
+    ) -> channel::Sender<Namespaces> {
+        let (sender, namespaces) = channel::channel(Namespaces::new());
+        if self.rules.watch_pods {
+            let (client, health) = (self.client.clone(), self.farewells.clone());
+            let farewells =
+                Farewells { client, health, pauses: self.pauses, failing: Arc::default() };
+            watches.spawn(farewells.run(namespaces, told));
+        }
+        sender
     }
 
     fn watched<K: Resource<DynamicType = ()>>(
@@ -171,6 +209,7 @@ impl Told {
             Self::Service(message) => discovery.services(message),
             Self::Slice(message) => discovery.slices(message),
             Self::Node(node) => discovery.node(node),
+            Self::Pod(pod, farewell) => discovery.pod(pod, farewell),
         }
     }
 }

@@ -55,6 +55,7 @@ impl Cluster {
         let rules = Rules {
             node_name: "node-a".into(),
             departed_grace: Duration::from_mins(10),
+            watch_pods: true,
             defaults: Behaviour::default(),
         };
         let (defaults_sender, defaults) = watch::channel(Behaviour::default());

@@ -26,6 +26,7 @@ pub(super) struct Watch {
     pub(super) synced: bool,
     pub(super) last_event_age_ms: Option<u64>,
     pub(super) staleness_ms: u64,
+    pub(super) scopes: usize,
     pub(super) lists: u64,
     pub(super) restarts: u64,
     pub(super) errors: u64,
@@ -52,7 +53,8 @@ impl Cluster {
         if self.synced && self.staleness_ms <= STALENESS_MS_MAX {
             return None;
         }
-        let mut errors = self.watches.iter().filter_map(|watch| watch.last_error.as_deref());
+        let failing = self.watches.iter().filter(|it| !it.synced || it.staleness_ms > 0);
+        let mut errors = failing.filter_map(|watch| watch.last_error.as_deref());
         let error = errors.next_back().unwrap_or("no answer yet");
         let (state, meanwhile) = if self.synced {
             let age_s = self.staleness_ms / 1_000;

@@ -233,6 +233,7 @@ mod tests {
             synced: true,
             last_event_age_ms: Some(61_000),
             staleness_ms,
+            scopes: 1,
             lists: 1,
             restarts: 0,
             errors: u64::from(staleness_ms > 0),

@@ -17,7 +17,16 @@ pub(super) struct Place<'p> {
 }
 
 /// Endpoints by address, each as the slice tells that knows it best.
-pub(super) type Endpoints<'e> = BTreeMap<SocketAddr, &'e SliceEndpoint>;
+pub(super) type Endpoints<'e> = BTreeMap<SocketAddr, Known<'e>>;
+
+/// What is known of an endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'e> {
+    /// As its slice has it.
+    pub(super) endpoint: &'e SliceEndpoint,
+    /// How it is by all that is known.
+    pub(super) readiness: Readiness,
+}
 
 /// How far an endpoint may be away.
 enum Reach {
@@ -27,42 +36,40 @@ enum Reach {
 }
 
 /// Adds an endpoint. Named twice (a slice is being replaced by another), the better one counts.
-pub(super) fn add<'e>(
-    endpoints: &mut Endpoints<'e>,
-    address: SocketAddr,
-    endpoint: &'e SliceEndpoint,
-) {
-    let known = endpoints.entry(address).or_insert(endpoint);
-    if endpoint.readiness < known.readiness {
-        *known = endpoint;
+pub(super) fn add<'e>(endpoints: &mut Endpoints<'e>, address: SocketAddr, found: Known<'e>) {
+    let known = endpoints.entry(address).or_insert(found);
+    if found.readiness < known.readiness {
+        *known = found;
     }
 }
 
-/// The backends of a port. Those that take no new connections stay as draining for as long as the
-/// API knows them: their connections are alive, or end by themselves.
+/// The backends of a port. Those that take no new connections stay for as long as the API knows
+/// them, as their connections do: those that shut down drain, for as long as `drain-timeout` allows.
+/// Those that are not ready, or meant for other nodes, may be back at any time: they are ejected, and
+/// nobody ends their connections.
 pub(super) fn backends(
     service: &ServiceObject,
     endpoints: &Endpoints<'_>,
     place: Place<'_>,
 ) -> BTreeSet<BackendSource> {
-    let eligible = |endpoint: &SliceEndpoint| !service.local_only || is_local(endpoint, place);
-    let ready = |endpoint: &SliceEndpoint| match endpoint.readiness {
+    let eligible = |known: &Known<'_>| !service.local_only || is_local(known.endpoint, place);
+    let ready = |known: &Known<'_>| match known.readiness {
         Readiness::Ready => true,
         Readiness::NotServing => service.publish_not_ready,
         Readiness::Terminating | Readiness::Stopping => false,
     };
     let mut chosen: Vec<(SocketAddr, &SliceEndpoint)> = endpoints
         .iter()
-        .map(|(address, endpoint)| (*address, *endpoint))
-        .filter(|(_, endpoint)| eligible(endpoint) && ready(endpoint))
+        .filter(|(_, known)| eligible(known) && ready(known))
+        .map(|(address, known)| (*address, known.endpoint))
         .collect();
     if chosen.is_empty() {
         // KEP-1669: "If all endpoints are terminating, kube-proxy will send traffic to those that
         // are serving and terminating."
-        let terminating = endpoints.iter().filter(|(_, endpoint)| {
-            eligible(endpoint) && endpoint.readiness == Readiness::Terminating
-        });
-        chosen.extend(terminating.map(|(address, endpoint)| (*address, *endpoint)));
+        let terminating = endpoints
+            .iter()
+            .filter(|(_, known)| eligible(known) && known.readiness == Readiness::Terminating);
+        chosen.extend(terminating.map(|(address, known)| (*address, known.endpoint)));
     } else if !service.local_only {
         match reach(&chosen, place) {
             Reach::Anywhere => {}
@@ -72,12 +79,15 @@ pub(super) fn backends(
     }
     let active: BTreeSet<SocketAddr> = chosen.into_iter().map(|(address, _)| address).collect();
     let weight = service.overrides.weight.unwrap_or(1);
-    let backend = |address: &SocketAddr| {
-        let state =
-            if active.contains(address) { EndpointState::Active } else { EndpointState::Draining };
+    let backend = |(address, known): (&SocketAddr, &Known<'_>)| {
+        let state = match known.readiness {
+            _ if active.contains(address) => EndpointState::Active,
+            Readiness::Terminating | Readiness::Stopping => EndpointState::Draining,
+            Readiness::Ready | Readiness::NotServing => EndpointState::Ejected,
+        };
         BackendSource::Fixed(Endpoint { address: *address, weight, state })
     };
-    endpoints.keys().map(backend).collect()
+    endpoints.iter().map(backend).collect()
 }
 
 /// Hints count only if every ready endpoint has one and at least one of them is meant for this

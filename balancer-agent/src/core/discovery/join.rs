@@ -1,7 +1,8 @@
 //! One Service and its slices become services of the core, one for each balanced port.
 
 use super::{
-    choice::{self, Endpoints, Place},
+    choice::{self, Endpoints, Known, Place},
+    farewell::Farewells,
     object::{Fault, ServiceKind, ServiceObject, ServicePort, SliceObject},
 };
 use crate::core::model::{Behaviour, FrontendSource, Lookup, Service, ServiceName};
@@ -47,6 +48,7 @@ pub(super) fn join<'s>(
     service: &ServiceObject,
     slices: &(impl Iterator<Item = &'s SliceObject> + Clone),
     departed: &Addresses,
+    farewells: &Farewells,
     place: Place<'_>,
     defaults: &Behaviour,
 ) -> Joined {
@@ -69,7 +71,7 @@ pub(super) fn join<'s>(
                 continue;
             }
         };
-        let mut endpoints = endpoints(service, port, slices.clone());
+        let mut endpoints = endpoints(service, port, slices.clone(), farewells);
         if endpoints.len() > ENDPOINTS_MAX {
             joined.faults.push(too_many(port, endpoints.len()));
             while endpoints.len() > ENDPOINTS_MAX {
@@ -129,6 +131,7 @@ fn endpoints<'s>(
     service: &ServiceObject,
     port: &ServicePort,
     slices: impl Iterator<Item = &'s SliceObject>,
+    farewells: &Farewells,
 ) -> Endpoints<'s> {
     let dialled = |slice: &&SliceObject| match &service.kind {
         ServiceKind::Cluster(addresses) => addresses.iter().any(|ip| ip.is_ipv6() == slice.v6),
@@ -141,7 +144,8 @@ fn endpoints<'s>(
         for number in of_port.map(|known| known.number) {
             for endpoint in &slice.endpoints {
                 let address = SocketAddr::new(endpoint.address, number);
-                choice::add(&mut endpoints, address, endpoint);
+                let readiness = farewells.readiness(endpoint.pod, endpoint.readiness);
+                choice::add(&mut endpoints, address, Known { endpoint, readiness });
             }
         }
     }

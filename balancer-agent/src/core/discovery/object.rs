@@ -149,6 +149,8 @@ pub struct SliceEndpoint {
     pub address: IpAddr,
     /// How it is.
     pub readiness: Readiness,
+    /// The pod that it is, if it is one (`targetRef`).
+    pub pod: Option<PodKey>,
     /// The node that it runs on.
     pub node: Option<Arc<str>>,
     /// Zones that it is meant for (`hints.forZones`).
@@ -156,6 +158,11 @@ pub struct SliceEndpoint {
     /// Nodes that it is meant for (`hints.forNodes`).
     pub nodes: Option<Arc<[Arc<str>]>>,
 }
+
+/// Which pod an endpoint is: its `metadata.uid`, which no other pod ever has. 16 bytes, since there
+/// may be a hundred thousand of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey([u8; 16]);
 
 /// The conditions of an endpoint, best first: named twice, the better one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -192,6 +199,24 @@ impl fmt::Display for ObjectKey {
             return f.write_str(&self.name);
         }
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+// === impl PodKey ===
+
+impl PodKey {
+    /// Reads a UID as the API server makes them: a UUID (RFC 9562) in hexadecimal with dashes.
+    pub fn new(uid: &str) -> Option<Self> {
+        let dashed =
+            uid.len() == 36 && [8, 13, 18, 23].iter().all(|at| uid.as_bytes()[*at] == b'-');
+        let digits = uid.bytes().filter(|byte| *byte != b'-');
+        if !dashed || digits.clone().count() != 32 {
+            return None;
+        }
+        digits
+            .map(|digit| char::from(digit).to_digit(16))
+            .try_fold(0_u128, |key, digit| Some(key << 4 | u128::from(digit?)))
+            .map(|key| Self(key.to_be_bytes()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The rules of discovery, each in its smallest case.
 
+mod farewells;
 mod histories;
 mod world;
 
@@ -83,10 +84,10 @@ fn an_endpoint_of_two_slices_counts_once_and_the_better_way() {
 fn conditions_decide_who_takes_new_connections() {
     use Readiness::{NotServing, Ready, Stopping, Terminating};
     let cases: [(&[Readiness], bool, &[&str]); 6] = [
-        (&[Ready, Terminating, NotServing, Stopping], false, &["1", "-2", "-3", "-4"]),
+        (&[Ready, Terminating, NotServing, Stopping], false, &["1", "-2", "~3", "-4"]),
         // KEP-1669: none is ready, so that those still answering are used.
-        (&[Terminating, NotServing, Terminating], false, &["1", "-2", "3"]),
-        (&[NotServing, Stopping], false, &["-1", "-2"]),
+        (&[Terminating, NotServing, Terminating], false, &["1", "~2", "3"]),
+        (&[NotServing, Stopping], false, &["~1", "-2"]),
         (&[Ready, NotServing, Stopping], true, &["1", "2", "-3"]),
         (&[Terminating, NotServing], true, &["-1", "2"]),
         (&[], false, &[]),
@@ -108,11 +109,11 @@ fn hints_count_if_every_ready_endpoint_has_one_and_one_fits() {
     let zone = |zone| -> Hint { (Some(list(&[zone])), None) };
     let node = |zone, node| -> Hint { (Some(list(&[zone])), Some(list(&[node]))) };
     let cases: [(&[Hint], &[&str]); 6] = [
-        (&[zone("z1"), zone("z2"), zone("z1")], &["1", "-2", "3"]),
+        (&[zone("z1"), zone("z2"), zone("z1")], &["1", "~2", "3"]),
         (&[zone("z1"), (None, None)], &["1", "2"]),
         (&[zone("z2"), zone("z3")], &["1", "2"]),
-        (&[node("z1", "node-a"), node("z1", "node-b")], &["1", "-2"]),
-        (&[node("z2", "node-b"), node("z1", "node-c")], &["-1", "2"]),
+        (&[node("z1", "node-a"), node("z1", "node-b")], &["1", "~2"]),
+        (&[node("z2", "node-b"), node("z1", "node-c")], &["~1", "2"]),
         (&[(Some(list(&[])), None), zone("z1")], &["1", "2"]),
     ];
     for (hints, expected) in cases {
@@ -144,12 +145,12 @@ fn a_local_policy_keeps_to_this_node() {
     let here = on("node-a", "10.1.0.1", Readiness::Ready);
     let there = on("node-b", "10.1.0.2", Readiness::Ready);
     let mut world = World::with(local, [slice("a-1", "a", [here, there.clone()])]);
-    assert_eq!(world.backends(), ["1", "-2"]);
+    assert_eq!(world.backends(), ["1", "~2"]);
     let leaving = on("node-a", "10.1.0.1", Readiness::Terminating);
     world.slice(slice("a-1", "a", [leaving, there.clone()]));
-    assert_eq!(world.backends(), ["1", "-2"], "KEP-1669 within the node");
+    assert_eq!(world.backends(), ["1", "~2"], "KEP-1669 within the node");
     world.slice(slice("a-1", "a", [there]));
-    assert_eq!(world.backends(), ["-2"], "no endpoint here: left untouched");
+    assert_eq!(world.backends(), ["~2"], "no endpoint here: left untouched");
 }
 
 #[test]

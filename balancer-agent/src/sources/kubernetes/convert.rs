@@ -4,12 +4,12 @@
 
 use super::{annotation, intern::Interner};
 use crate::core::discovery::{
-    Fault, Malformed, NodeObject, ObjectKey, Readiness, ServiceKind, ServiceObject, ServicePort,
-    SliceEndpoint, SliceObject, SlicePort, Version,
+    Fault, Malformed, NodeObject, ObjectKey, PodKey, Readiness, ServiceKind, ServiceObject,
+    ServicePort, SliceEndpoint, SliceObject, SlicePort, Version,
 };
 use k8s_openapi::{
     api::{
-        core::v1::{Node, Service, ServicePort as ApiPort, ServiceSpec},
+        core::v1::{Node, ObjectReference, Service, ServicePort as ApiPort, ServiceSpec},
         discovery::v1::{Endpoint, EndpointSlice},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -287,10 +287,17 @@ fn endpoint(
     Ok(SliceEndpoint {
         address,
         readiness,
+        pod: endpoint.target_ref.as_ref().and_then(pod),
         node: endpoint.node_name.as_deref().map(|name| interner.get(name)),
         zones: zones.map(|zones| interner.list(zones.iter().map(|zone| zone.name.as_str()))),
         nodes: nodes.map(|nodes| interner.list(nodes.iter().map(|node| node.name.as_str()))),
     })
+}
+
+/// The pod that an endpoint is.
+fn pod(target: &ObjectReference) -> Option<PodKey> {
+    let is_pod = target.kind.as_deref() == Some("Pod");
+    PodKey::new(target.uid.as_deref()?).filter(|_| is_pod)
 }
 
 /// An address that another host can have.

@@ -23,6 +23,8 @@ pub enum Kind {
     Pods,
     /// Namespaces.
     Namespaces,
+    /// Pods that terminate, in namespaces with balanced Services.
+    Farewells,
 }
 
 /// Reads the health of the Kubernetes source. Clones read the same.
@@ -61,6 +63,8 @@ pub struct WatchHealth {
     pub last_event_age_ms: Option<u64>,
     /// Milliseconds for which changes may have gone unseen; zero while the watch works.
     pub staleness_ms: u64,
+    /// Watches that there are: one, or one for each namespace that is watched by itself.
+    pub scopes: usize,
     /// Complete lists so far.
     pub lists: u64,
     /// Times that the watch began anew after an error.
@@ -76,7 +80,7 @@ pub struct WatchHealth {
 #[derive(Debug)]
 pub(super) struct Record {
     kinds: &'static [Kind],
-    watches: [Watch; 5],
+    watches: [Watch; 6],
     counts: Counts,
     problems_total: usize,
     problems: Vec<String>,
@@ -87,6 +91,7 @@ pub(super) struct Record {
 #[derive(Debug, Default)]
 struct Watch {
     synced: bool,
+    scopes: Option<usize>,
     event_at: Option<Instant>,
     failing_since: Option<Instant>,
     lists: u64,
@@ -103,6 +108,9 @@ impl Kind {
     /// The kinds that tell of this node's pods.
     pub const OF_PODS: &'static [Self] = &[Self::Pods, Self::Namespaces];
 
+    /// The kind that tells which pods terminate. Nothing waits for it.
+    pub const OF_FAREWELLS: &'static [Self] = &[Self::Farewells];
+
     /// What it is called.
     pub const fn name(self) -> &'static str {
         match self {
@@ -111,6 +119,7 @@ impl Kind {
             Self::Node => "node",
             Self::Pods => "pods",
             Self::Namespaces => "namespaces",
+            Self::Farewells => "farewells",
         }
     }
 }
@@ -205,6 +214,14 @@ impl KubernetesHealth {
         self.modify(kind, |watch| watch.restarts += 1);
     }
 
+    /// Notes how many watches there are. None is as good as one that works.
+    pub(super) fn note_scopes(&self, kind: Kind, count: usize) {
+        self.modify(kind, |watch| {
+            watch.scopes = Some(count);
+            watch.synced |= count == 0;
+        });
+    }
+
     pub(super) fn note_counts(&self, counts: Counts) {
         self.0.send_if_modified(|record| {
             let differs = record.counts != counts;
@@ -257,6 +274,7 @@ impl Watch {
                 Some(since) => age(self.event_at.unwrap_or(since)),
                 None => 0,
             },
+            scopes: self.scopes.unwrap_or(1),
             lists: self.lists,
             restarts: self.restarts,
             errors: self.errors,

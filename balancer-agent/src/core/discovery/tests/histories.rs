@@ -1,6 +1,7 @@
 //! Random histories: what is told step by step is what would be told of the end alone.
 
 use super::*;
+use crate::core::model::{Endpoint, EndpointState};
 use proptest::prelude::*;
 
 /// One step of a history.
@@ -11,6 +12,7 @@ enum Step {
     Slice(u8, SliceObject),
     SliceGone(u8),
     Node(Option<u8>),
+    Farewell(u8, Farewell),
     /// Both kinds are listed anew, with whatever there is by now.
     Relist,
     /// A list begins and is cut.
@@ -29,12 +31,18 @@ fn some_service(n: u8) -> impl Strategy<Value = ServiceObject> {
     )
 }
 
+fn pod(n: u8) -> PodKey {
+    PodKey::new(&format!("00000000-0000-4000-8000-0000000000{n:02x}")).unwrap()
+}
+
 fn some_endpoint() -> impl Strategy<Value = SliceEndpoint> {
     use Readiness::{NotServing, Ready, Stopping, Terminating};
     let readiness = prop::sample::select(vec![Ready, Ready, Terminating, NotServing, Stopping]);
     let names = || prop::option::of(prop::sample::select(vec!["z1", "z2"]));
     let node = prop::option::of(prop::sample::select(vec!["node-a", "node-b"]));
     (1..6_u8, readiness, names(), node).prop_map(|(host, readiness, zone, node)| SliceEndpoint {
+        // Every second one is a pod.
+        pod: (host % 2 == 0).then(|| pod(host)),
         node: node.map(Arc::from),
         zones: zone.map(|zone| list(&[zone])),
         ..endpoint(&format!("10.1.0.{host}"), readiness)
@@ -56,6 +64,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => slices,
         2 => (0..4_u8).prop_map(Step::SliceGone),
         1 => prop::option::of(1..3_u8).prop_map(Step::Node),
+        2 => (1..6_u8, prop::sample::select(vec![Farewell::Terminating, Farewell::Gone]))
+            .prop_map(|(n, farewell)| Step::Farewell(n, farewell)),
         1 => Just(Step::Relist),
         1 => Just(Step::CutList),
         4 => Just(Step::Settle),
@@ -68,6 +78,7 @@ struct Truth {
     services: BTreeMap<u8, ServiceObject>,
     slices: BTreeMap<u8, SliceObject>,
     zone: Option<u8>,
+    farewells: BTreeMap<u8, Farewell>,
 }
 
 impl Truth {
@@ -106,6 +117,11 @@ impl Truth {
                 self.zone = zone;
                 discovery.node(self.node());
             }
+            Step::Farewell(n, farewell) => {
+                let said = self.farewells.entry(n).or_insert(farewell);
+                *said = farewell.max(*said);
+                discovery.pod(pod(n), farewell);
+            }
             Step::Relist => self.list(world),
             Step::CutList => {
                 discovery.slices(Message::ListBegins);
@@ -134,10 +150,24 @@ proptest! {
         world.now += 2 * GRACE;
         world.settle();
         let mut fresh = World { discovery: Discovery::new(rules()), now: START, services: BTreeMap::new() };
+        for (n, farewell) in &truth.farewells {
+            fresh.discovery.pod(pod(*n), *farewell);
+        }
         truth.list(&mut fresh);
         fresh.settle();
         prop_assert_eq!(&world.services, &fresh.services);
         prop_assert_eq!(world.discovery.next_at(), None);
+
+        // What is said of a pod holds, whatever came before or after.
+        let active = |it: &&BackendSource| matches!(it, BackendSource::Fixed(endpoint) if endpoint.state == EndpointState::Active);
+        for service in world.services.values() {
+            for backend in service.backends.iter().filter(active) {
+                let BackendSource::Fixed(Endpoint { address, .. }) = backend else { continue };
+                let IpAddr::V4(ip) = address.ip() else { continue };
+                let gone = truth.farewells.get(&ip.octets()[3]) == Some(&Farewell::Gone);
+                prop_assert!(!gone || ip.octets()[3] % 2 == 1, "{} is gone", address);
+            }
+        }
 
         // No backend that is not in a slice of its Service.
         for (name, service) in &world.services {

@@ -8,7 +8,7 @@ pub(super) const START: Duration = Duration::from_secs(1_000);
 
 pub(super) fn rules() -> Rules {
     let node_name = "node-a".into();
-    Rules { node_name, departed_grace: GRACE, defaults: Behaviour::default() }
+    Rules { node_name, departed_grace: GRACE, watch_pods: true, defaults: Behaviour::default() }
 }
 
 pub(super) fn service(name: &str) -> ServiceObject {
@@ -38,11 +38,15 @@ pub(super) fn port(name: &str, number: u16, speaks_h2: bool) -> ServicePort {
 
 pub(super) fn endpoint(address: &str, readiness: Readiness) -> SliceEndpoint {
     let address = address.parse().unwrap();
-    SliceEndpoint { address, readiness, node: None, zones: None, nodes: None }
+    SliceEndpoint { address, readiness, pod: None, node: None, zones: None, nodes: None }
 }
 
 pub(super) fn ready(address: &str) -> SliceEndpoint {
     endpoint(address, Readiness::Ready)
+}
+
+pub(super) fn of_pod(endpoint: SliceEndpoint, pod: PodKey) -> SliceEndpoint {
+    SliceEndpoint { pod: Some(pod), ..endpoint }
 }
 
 pub(super) fn list(texts: &[&str]) -> Arc<[Arc<str>]> {
@@ -158,14 +162,19 @@ impl World {
         sources.map(text).collect()
     }
 
-    /// Last parts of the backends' addresses, those that drain with a `-` in front.
+    /// Last parts of the backends' addresses, those that drain with a `-` in front, those that are
+    /// ejected with a `~`.
     pub(super) fn backends(&self) -> Vec<String> {
         let sources = self.services.values().flat_map(|service| &service.backends);
         let text = |source: &BackendSource| {
             let BackendSource::Fixed(endpoint) = source else {
                 return "resolved".to_owned();
             };
-            let sign = if endpoint.state == EndpointState::Active { "" } else { "-" };
+            let sign = match endpoint.state {
+                EndpointState::Active => "",
+                EndpointState::Ejected => "~",
+                EndpointState::Draining => "-",
+            };
             let address = endpoint.address.ip().to_string();
             format!("{sign}{}", address.rsplit(['.', ':']).next().unwrap())
         };

@@ -1,0 +1,227 @@
+//! Pods that terminate, as their own objects tell it: watches on the metadata of Pods, one for each
+//! namespace with a balanced Service, or one for all when those are many.
+//!
+//! Nothing is kept, and nothing is listed: a watch begins with what happens from now on, and anew
+//! after every loss, since the EndpointSlices carry the truth. All that a lost word costs is the time
+//! until its slice says the same.
+
+use super::{
+    Pauses, Told,
+    health::{Kind, KubernetesHealth},
+};
+use crate::core::discovery::{Farewell, PodKey};
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use kube::{
+    Api, Client,
+    api::{ListParams, WatchParams},
+    core::WatchEvent,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
+
+/// Most namespaces that have a watch of their own; beyond that, one watch is on all of them.
+pub(super) const NAMESPACES_MAX: usize = 64;
+/// With as few as these, each has a watch of its own again: a namespace that comes and goes is not
+/// to change all watches.
+const NAMESPACES_FEW: usize = 48;
+
+/// Namespaces in which pods are to be followed.
+pub(super) type Namespaces = BTreeSet<Arc<str>>;
+
+/// What one watch is on; all namespaces if none is named.
+type Scope = Option<Arc<str>>;
+
+/// The source, before it runs.
+#[derive(Clone)]
+pub(super) struct Farewells {
+    pub(super) client: Client,
+    pub(super) health: KubernetesHealth,
+    pub(super) pauses: Pauses,
+    /// Scopes whose watch fails.
+    pub(super) failing: Arc<Mutex<BTreeSet<Scope>>>,
+}
+
+// === impl Farewells ===
+
+impl Farewells {
+    /// Follows the pods of these namespaces, until nobody listens.
+    pub(super) async fn run(
+        self,
+        mut namespaces: watch::Receiver<Namespaces>,
+        told: mpsc::Sender<Told>,
+    ) {
+        let mut tasks = JoinSet::new();
+        let mut running: BTreeMap<Scope, AbortHandle> = BTreeMap::new();
+        loop {
+            let is_wide = running.contains_key(&None);
+            let wanted = scopes(&namespaces.borrow_and_update(), is_wide);
+            running.retain(|scope, watch| {
+                let stays = wanted.contains(scope);
+                if !stays {
+                    watch.abort();
+                    self.note(scope, None);
+                }
+                stays
+            });
+            for scope in wanted {
+                let watch = || tasks.spawn(self.clone().follow(scope.clone(), told.clone()));
+                running.entry(scope.clone()).or_insert_with(watch);
+            }
+            self.health.note_scopes(Kind::Farewells, running.len());
+            tokio::select! {
+                changed = namespaces.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = told.closed() => return,
+            }
+            // Those that were aborted.
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Watches one scope, over and over.
+    async fn follow(self, scope: Scope, told: mpsc::Sender<Told>) {
+        let api: Api<Pod> = match &scope {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let mut pauses = (self.pauses)();
+        let mut version = None;
+        loop {
+            let error = match self.watch(&scope, &api, &mut version, &told).await {
+                Ok(()) if told.is_closed() => return,
+                // Its time was up, as it is every few minutes.
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            // The version may be gone; where the API says nothing of the kind it goes on from there.
+            if matches!(error, kube::Error::Api(_)) {
+                version = None;
+            }
+            self.note(&scope, Some(&error));
+            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            self.health.note_restart(Kind::Farewells);
+        }
+    }
+
+    /// One watch, from `version` or else from now on, until it ends.
+    async fn watch(
+        &self,
+        scope: &Scope,
+        api: &Api<Pod>,
+        version: &mut Option<String>,
+        told: &mpsc::Sender<Told>,
+    ) -> Result<(), kube::Error> {
+        let is_new = version.is_none();
+        let from = match version.take() {
+            Some(version) => version,
+            // One object is asked for, as none cannot be; what counts is the version of the list.
+            None => {
+                let list = api.list_metadata(&ListParams::default().limit(1)).await?;
+                list.metadata.resource_version.unwrap_or_default()
+            }
+        };
+        *version = Some(from.clone());
+        let mut stream = pin!(api.watch_metadata(&WatchParams::default(), &from).await?.fuse());
+        self.note(scope, None);
+        if is_new {
+            self.health.note_list(Kind::Farewells);
+        }
+        while let Some(event) = stream.try_next().await? {
+            let (metadata, farewell) = match event {
+                WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                    let leaves = pod.metadata.deletion_timestamp.is_some();
+                    (pod.metadata, leaves.then_some(Farewell::Terminating))
+                }
+                WatchEvent::Deleted(pod) => (pod.metadata, Some(Farewell::Gone)),
+                WatchEvent::Bookmark(bookmark) => {
+                    *version = Some(bookmark.metadata.resource_version);
+                    self.health.note_event(Kind::Farewells);
+                    continue;
+                }
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            };
+            self.health.note_event(Kind::Farewells);
+            let message = farewell.and_then(|farewell| Some(Told::Pod(key(&metadata)?, farewell)));
+            if let Some(message) = message
+                && told.send(message).await.is_err()
+            {
+                return Ok(());
+            }
+            *version = metadata.resource_version.or_else(|| version.take());
+        }
+        Ok(())
+    }
+
+    /// Notes whether a scope's watch fails. One that does is told of once, whatever their number.
+    fn note(&self, scope: &Scope, error: Option<&kube::Error>) {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(error) = error else {
+            failing.remove(scope);
+            if failing.is_empty() {
+                self.health.note_event(Kind::Farewells);
+            }
+            return;
+        };
+        let text = match error {
+            kube::Error::Api(status) => {
+                format!("{} ({} {})", status.message, status.code, status.reason)
+            }
+            other => other.to_string(),
+        };
+        let first = failing.is_empty();
+        failing.insert(scope.clone());
+        self.health.note_error(Kind::Farewells, text.clone());
+        if first {
+            tracing::warn!(
+                namespace = scope.as_deref(),
+                error = text,
+                "Pods cannot be watched: that one terminates is known from its EndpointSlice, some \
+                 tens of milliseconds later; hint: let the agent's role list and watch pods, or set \
+                 `kubernetes.watch-pods: false`"
+            );
+        }
+    }
+}
+
+/// What watches are on.
+fn scopes(namespaces: &Namespaces, is_wide: bool) -> BTreeSet<Scope> {
+    let max = if is_wide { NAMESPACES_FEW } else { NAMESPACES_MAX };
+    if namespaces.len() > max {
+        return BTreeSet::from([None]);
+    }
+    namespaces.iter().cloned().map(Some).collect()
+}
+
+fn key(metadata: &ObjectMeta) -> Option<PodKey> {
+    PodKey::new(metadata.uid.as_deref()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_namespaces_have_one_watch_until_they_are_few() {
+        let namespaces = |count: usize| -> Namespaces {
+            (0..count).map(|n| Arc::from(format!("n{n:03}"))).collect()
+        };
+        let wide = BTreeSet::from([None]);
+        for (count, is_wide, expected) in
+            [(0, false, 0), (64, false, 64), (65, false, 1), (49, true, 1), (48, true, 48)]
+        {
+            let scopes = scopes(&namespaces(count), is_wide);
+            assert_eq!((scopes.len(), scopes == wide), (expected, expected == 1), "{count}");
+        }
+    }
+}
