@@ -14,5 +14,6 @@ pub mod fixture;
 pub mod flood;
 pub mod greeter;
 pub mod grpc;
+pub mod manifests;
 pub mod trouble;
 pub mod world;

@@ -5,6 +5,8 @@
 mod control_plane;
 #[path = "kubernetes/discovery.rs"]
 mod discovery;
+#[path = "kubernetes/manifests.rs"]
+mod manifests;
 #[path = "kubernetes/rolling.rs"]
 mod rolling;
 #[path = "kubernetes/scene.rs"]

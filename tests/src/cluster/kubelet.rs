@@ -14,7 +14,7 @@ use super::{
 };
 use anyhow::Context;
 use futures_util::TryStreamExt;
-use k8s_openapi::api::core::v1::{Binding, Pod};
+use k8s_openapi::api::core::v1::{Binding, Pod, PodSpec};
 use kube::{
     Api, Client, ResourceExt,
     api::PostParams,
@@ -236,9 +236,7 @@ impl Loop {
 
     /// The scheduler: one node after the other, unless the pod names one.
     async fn bind(&mut self, pod: &Pod) -> anyhow::Result<()> {
-        let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
-        let named = selector.and_then(|it| it.get("kubernetes.io/hostname"));
-        let node = match named {
+        let node = match pod.spec.as_ref().and_then(named_node) {
             Some(name) => name.clone(),
             None if self.nodes.is_empty() => return Ok(()),
             None => self.nodes[self.bound % self.nodes.len()].name.clone(),
@@ -261,6 +259,18 @@ impl Loop {
             Ok(_) => Ok(()),
         }
     }
+}
+
+/// The node that a pod names: by its label, or by its name, as DaemonSets do.
+fn named_node(spec: &PodSpec) -> Option<&String> {
+    let selected = spec.node_selector.as_ref().and_then(|it| it.get("kubernetes.io/hostname"));
+    let required = || {
+        let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+        let terms = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
+        let fields = terms.node_selector_terms.first()?.match_fields.as_ref()?;
+        fields.iter().find(|it| it.key == "metadata.name")?.values.as_ref()?.first()
+    };
+    selected.or_else(required)
 }
 
 fn wanted(pod: &Pod) -> anyhow::Result<Wanted> {
