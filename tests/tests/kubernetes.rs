@@ -7,6 +7,8 @@ mod control_plane;
 mod discovery;
 #[path = "kubernetes/manifests.rs"]
 mod manifests;
+#[path = "kubernetes/rights.rs"]
+mod rights;
 #[path = "kubernetes/rolling.rs"]
 mod rolling;
 #[path = "kubernetes/scene.rs"]
