@@ -7,6 +7,8 @@ mod control_plane;
 mod discovery;
 #[path = "kubernetes/manifests.rs"]
 mod manifests;
+#[path = "kubernetes/opt_out.rs"]
+mod opt_out;
 #[path = "kubernetes/rights.rs"]
 mod rights;
 #[path = "kubernetes/rolling.rs"]

@@ -3,9 +3,12 @@
 
 use anyhow::{Context, ensure};
 use balancer_agent::datapath::{maps::Maps, reader::socket_address};
-use balancer_common::backend::{STATE_ACTIVE, STATE_GONE};
+use balancer_common::{
+    backend::{STATE_ACTIVE, STATE_GONE},
+    reason::Reason,
+};
 use balancer_tests::{
-    agent::{Agent, Launch, write_config},
+    agent::{Agent, Launch, binary, write_config},
     capability,
     cluster::{
         Cluster,
@@ -18,11 +21,12 @@ use balancer_tests::{
 };
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, api::PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     path::Path,
+    process::Command,
 };
 
 /// The name of the deployment and its service.
@@ -38,7 +42,7 @@ pub(crate) struct Scene {
 impl Scene {
     /// A deployment of so many echo servers behind a service, all ready, and an idle client pod on
     /// the node of the agent. None where this machine cannot have it.
-    pub(crate) fn new(purpose: &str, replicas: u32, service: serde_json::Value) -> Option<Self> {
+    pub(crate) fn new(purpose: &str, replicas: u32, service: Value) -> Option<Self> {
         if !capability::can_run_cluster(Version::NEWEST) {
             return None;
         }
@@ -151,6 +155,31 @@ impl Scene {
         let tally = caller.stop().unwrap();
         assert_eq!(tally.failures, BTreeMap::new(), "{tally:?}");
         tally.replies.into_keys().collect()
+    }
+
+    /// What a command of the agent tells, as its users call it.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Value {
+        let world = self.cluster.world();
+        let output = Command::new(binary().unwrap())
+            .args(arguments)
+            .args(["--output", "json"])
+            .arg("--pin-root")
+            .arg(world.pins().path())
+            .arg("--runtime-dir")
+            .arg(world.runtime())
+            .arg("--cgroup")
+            .arg(world.cgroup())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        // 1 is an answer too: not healthy, not balanced.
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {stderr}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// How often each outcome happened.
+    pub(crate) fn reasons(&self) -> BTreeMap<Reason, u64> {
+        Maps::open_loaded(self.cluster.world().pins()).unwrap().read_reasons().unwrap()
     }
 
     /// The names of the service's pods.
