@@ -3,6 +3,8 @@
 
 #[path = "cli/agent.rs"]
 mod agent;
+#[path = "cli/mount.rs"]
+mod mount;
 #[path = "cli/pods.rs"]
 mod pods;
 
