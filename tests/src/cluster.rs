@@ -50,13 +50,27 @@ impl Cluster {
     /// # Errors
     /// Names the step that failed.
     pub fn start(purpose: &str, version: Version, nodes: Vec<Node>) -> anyhow::Result<Self> {
+        let started = Self::start_unless(std::future::pending(), purpose, version, nodes)?;
+        started.context("nobody gave it up")
+    }
+
+    /// The same, given up without a trace when `stop` comes first: that takes seconds.
+    ///
+    /// # Errors
+    /// Names the step that failed.
+    pub fn start_unless(
+        stop: impl Future<Output = ()>,
+        purpose: &str,
+        version: Version,
+        nodes: Vec<Node>,
+    ) -> anyhow::Result<Option<Self>> {
         let world = World::new(purpose)?;
         let network = Network::new()?;
         // Its threads inherit the namespace of the thread that makes them.
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("start the runtime")?;
         let directory = world.runtime().join("control-plane");
-        let (control_plane, kubelet) = runtime.block_on(async {
+        let start = async {
             let control_plane = ControlPlane::start(version, &directory).await?;
             for node in &nodes {
                 node.register(control_plane.client()).await?;
@@ -64,9 +78,17 @@ impl Cluster {
             let cgroups = world.cgroup().to_owned();
             let kubelet = Kubelet::start(control_plane.client(), nodes, network, cgroups);
             anyhow::Ok((control_plane, kubelet))
+        };
+        let started = runtime.block_on(async {
+            tokio::select! {
+                started = start => started.map(Some),
+                () = stop => Ok(None),
+            }
         })?;
-        let control_plane = RefCell::new(control_plane);
-        Ok(Self { kubelet, control_plane, runtime, world })
+        Ok(started.map(|(control_plane, kubelet)| {
+            let control_plane = RefCell::new(control_plane);
+            Self { kubelet, control_plane, runtime, world }
+        }))
     }
 
     /// Runs what a test does, on the calling thread.

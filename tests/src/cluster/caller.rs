@@ -16,7 +16,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc,
+    sync::mpsc::{self, TryRecvError},
     time::Duration,
 };
 use tokio::{
@@ -56,7 +56,8 @@ pub struct CallPlan {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Said {
-    Called,
+    /// The name of the server that replied; none for a call that failed.
+    Called(Option<String>),
     Done(Tally),
 }
 
@@ -118,13 +119,28 @@ impl Caller {
     /// When the caller is gone.
     pub fn goes_on(&self, calls: u64) -> anyhow::Result<()> {
         while let Ok(said) = self.said.try_recv() {
-            ensure!(matches!(said, Said::Called), "the caller has ended");
+            ensure!(matches!(said, Said::Called(_)), "the caller has ended");
         }
         // One more: the call under way began before.
         for _ in 0..=calls {
-            ensure!(matches!(self.next()?, Said::Called), "the caller has ended");
+            ensure!(matches!(self.next()?, Said::Called(_)), "the caller has ended");
         }
         Ok(())
+    }
+
+    /// The calls that have ended since they were last asked for: who replied, or nobody.
+    ///
+    /// # Errors
+    /// When the caller is gone.
+    pub fn calls(&self) -> anyhow::Result<Vec<Option<String>>> {
+        let mut calls = Vec::new();
+        loop {
+            match self.said.try_recv() {
+                Ok(Said::Called(server)) => calls.push(server),
+                Err(TryRecvError::Empty) => return Ok(calls),
+                Ok(Said::Done(_)) | Err(TryRecvError::Disconnected) => bail!("a caller has ended"),
+            }
+        }
     }
 
     /// Ends it, and takes its tally.
@@ -244,11 +260,17 @@ pub async fn call(inside: &Inside, plan: CallPlan) -> anyhow::Result<()> {
             _ = ticks.tick() => {}
             _ = ended.changed() => break,
         }
-        match calls.call().await {
-            Ok(backend) => *calls.tally.replies.entry(backend).or_default() += 1,
-            Err(error) => *calls.tally.failures.entry(error).or_default() += 1,
-        }
-        say(&Said::Called)?;
+        let server = match calls.call().await {
+            Ok(server) => {
+                *calls.tally.replies.entry(server.clone()).or_default() += 1;
+                Some(server)
+            }
+            Err(error) => {
+                *calls.tally.failures.entry(error).or_default() += 1;
+                None
+            }
+        };
+        say(&Said::Called(server))?;
     }
     say(&Said::Done(calls.tally))
 }

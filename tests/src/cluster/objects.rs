@@ -1,6 +1,6 @@
 //! The objects that tests make, change and wait for.
 
-use super::workload::ECHO_IMAGE;
+use super::workload::{ECHO_IMAGE, IDLE_IMAGE};
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
 use k8s_openapi::api::{
@@ -79,6 +79,39 @@ pub async fn expose(client: &Client, name: &str, more: Value) -> anyhow::Result<
     let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
     let created = services.create(&PostParams::default(), &serde_json::from_value(object)?).await;
     created.with_context(|| format!("create service {name}"))
+}
+
+/// The address that clients of a service dial.
+///
+/// # Errors
+/// When there is no such service, or it has no address.
+pub async fn cluster_ip(client: &Client, name: &str) -> anyhow::Result<IpAddr> {
+    let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+    let service = services.get(name).await.with_context(|| format!("look at service {name}"))?;
+    let ip = service.spec.and_then(|spec| spec.cluster_ip).unwrap_or_default();
+    ip.parse().with_context(|| format!("`{ip}` of service {name} is no address"))
+}
+
+/// A pod on this node in which nothing runs until it is put there; waits until it has an address.
+///
+/// # Errors
+/// When the API server refuses it, or it does not start.
+pub async fn run_idle(client: &Client, name: &str, node: &str) -> anyhow::Result<()> {
+    let object = serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "containers": [{"name": "c", "image": IDLE_IMAGE}],
+        },
+    }))?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let created = pods.create(&PostParams::default(), &object).await;
+    created.with_context(|| format!("create pod {name}"))?;
+    until::<Pod>(client, &format!("app={name}"), |pods| {
+        pods.values().any(|pod| pod.status.as_ref().is_some_and(|it| it.pod_ip.is_some()))
+    })
+    .await
+    .map(drop)
 }
 
 /// Changes an object of the tests' namespace.

@@ -16,15 +16,13 @@ use balancer_tests::{
         node::Node,
         objects::{self, ECHO_PORT, NAMESPACE},
         version::Version,
-        workload::IDLE_IMAGE,
     },
 };
-use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::{Api, Client, api::PostParams};
-use serde_json::{Value, json};
+use kube::Client;
+use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     process::Command,
 };
@@ -53,22 +51,8 @@ impl Scene {
         scene.cluster.run(async {
             objects::deploy_echo(&client, SHOP, replicas, 30).await.unwrap();
             objects::expose(&client, SHOP, service).await.unwrap();
-            let idle = serde_json::from_value(json!({
-                "metadata": {"name": CLIENT, "labels": {"app": CLIENT}},
-                "spec": {
-                    "nodeSelector": {"kubernetes.io/hostname": "node-a"},
-                    "containers": [{"name": "c", "image": IDLE_IMAGE}],
-                },
-            }))
-            .unwrap();
-            let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-            pods.create(&PostParams::default(), &idle).await.unwrap();
+            objects::run_idle(&client, CLIENT, "node-a").await.unwrap();
             objects::until_ready(&client, SHOP, replicas as usize).await.unwrap();
-            objects::until::<Pod>(&client, &format!("app={CLIENT}"), |pods| {
-                pods.values().any(|pod| pod.status.as_ref().is_some_and(|it| it.pod_ip.is_some()))
-            })
-            .await
-            .unwrap();
         });
         Some(scene)
     }
@@ -108,10 +92,9 @@ impl Scene {
 
     /// The address that clients of the service dial.
     pub(crate) fn cluster_ip(&self) -> SocketAddr {
-        let services: Api<Service> = Api::namespaced(self.client(), NAMESPACE);
-        let service = self.cluster.run(services.get(SHOP)).unwrap();
-        let ip = service.spec.unwrap().cluster_ip.unwrap();
-        SocketAddr::from((ip.parse::<IpAddr>().unwrap(), ECHO_PORT))
+        let client = self.client();
+        let ip = self.cluster.run(objects::cluster_ip(&client, SHOP)).unwrap();
+        SocketAddr::from((ip, ECHO_PORT))
     }
 
     /// The addresses of the service's ready pods, once there are so many.
