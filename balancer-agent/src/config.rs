@@ -45,8 +45,8 @@ pub const CONFIG_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// This node's rank among the balancer's nodes: schedules start at that offset, so that many
-    /// nodes together are balanced too.
-    pub node_rank: u32,
+    /// nodes together are balanced too. If not set, it is found out.
+    pub node_rank: Option<u32>,
     /// How names are resolved.
     pub dns: DnsSettings,
     /// The cluster whose services are balanced.
@@ -68,7 +68,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            node_rank: 0,
+            node_rank: None,
             dns: DnsSettings::default(),
             kubernetes: KubernetesSettings::default(),
             limits: section::default_limits(),

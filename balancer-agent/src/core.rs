@@ -110,6 +110,11 @@ impl Core {
         }
     }
 
+    /// Changes this node's number among all, for services that are added from now on.
+    pub fn set_node_rank(&mut self, node_rank: u32) {
+        self.node_rank = node_rank;
+    }
+
     /// Takes over the maps of an earlier agent, as they were read back. Before the first event.
     pub fn adopt(&mut self, state: &KernelState) {
         let (kernel, suspects) = Kernel::adopt(self.kernel.limits, state);
@@ -300,7 +305,7 @@ impl Core {
                 }
                 // Not even that fits: no slots at all leaves clients untouched.
                 for backend in reduced.backends.values_mut() {
-                    backend.state = backend.state.max(EndpointState::Ejected);
+                    backend.state = backend.state.max(EndpointState::Inactive);
                 }
                 plan::update(&mut self.kernel, &request.with(&reduced)).ok().flatten()
             }

@@ -10,9 +10,8 @@ pub const BACKEND_NONE: u32 = 0;
 pub const STATE_ACTIVE: u32 = 1;
 /// Shuts down: takes no new connections; live ones stay for as long as its service allows.
 pub const STATE_DRAINING: u32 = 2;
-/// Taken out for now, such as one that is not ready or is meant for other nodes: takes no new
-/// connections until it is readmitted; live ones stay.
-pub const STATE_EJECTED: u32 = 3;
+/// Not asked for now: not ready, or meant for other nodes. Takes no new connections; live ones stay.
+pub const STATE_INACTIVE: u32 = 3;
 /// Has left its service; kept only while connections to it are counted.
 pub const STATE_GONE: u32 = 4;
 
@@ -21,7 +20,7 @@ pub const fn state_name(state: u32) -> &'static str {
     match state {
         STATE_ACTIVE => "active",
         STATE_DRAINING => "draining",
-        STATE_EJECTED => "ejected",
+        STATE_INACTIVE => "inactive",
         STATE_GONE => "gone",
         _ => "unknown",
     }
@@ -51,6 +50,9 @@ pub struct Backend {
 }
 
 const _: () = assert!(size_of::<Backend>() == 40 && align_of::<Backend>() == 4);
+
+/// What an active backend is called while it is ejected.
+pub const EJECTED: &str = "ejected";
 
 /// How long a backend is ejected for its first failed connection attempt; each further one in a row
 /// doubles it. As gRPC's clients wait before they dial the same address again (gRPC's "connection

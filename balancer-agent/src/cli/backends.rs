@@ -7,7 +7,7 @@ use super::{
     snapshot::{Snapshot, listens},
 };
 use crate::datapath::trace::monotonic_ns;
-use balancer_common::backend::{BackendStats, STATE_ACTIVE, STATE_EJECTED, state_name};
+use balancer_common::backend::{BackendStats, EJECTED, STATE_ACTIVE, state_name};
 use serde::Serialize;
 use std::net::SocketAddr;
 
@@ -86,9 +86,9 @@ pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit
             let stats = snapshot.backend_stats(id)?;
             // The kernel ejects by itself; what the agent declared does not change by that.
             let state = if record.state == STATE_ACTIVE && stats.is_ejected(now_ns) {
-                STATE_EJECTED
+                EJECTED
             } else {
-                record.state
+                state_name(record.state)
             };
             let BackendStats {
                 active,
@@ -109,7 +109,7 @@ pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit
                 service: name.clone(),
                 address: listens(record),
                 id,
-                state: state_name(state),
+                state,
                 weight: record.weight,
                 connections: active,
                 picked,

@@ -7,7 +7,7 @@ use super::{
     snapshot::Snapshot,
 };
 use balancer_common::{
-    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE},
+    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_GONE, STATE_INACTIVE},
     service::{SERVICE_TRACKED, policy_name},
 };
 use serde::Serialize;
@@ -30,7 +30,7 @@ struct ServiceRow {
     generation: u32,
     backends_active: usize,
     backends_draining: usize,
-    backends_ejected: usize,
+    backends_inactive: usize,
     backends_gone: usize,
     connections: u64,
     picked: u64,
@@ -81,7 +81,7 @@ impl ServiceRow {
         let mut text = format!("{} active", self.backends_active);
         let others = [
             (self.backends_draining, "draining"),
-            (self.backends_ejected, "ejected"),
+            (self.backends_inactive, "inactive"),
             (self.backends_gone, "gone"),
         ];
         for (count, state) in others.into_iter().filter(|(count, _)| *count > 0) {
@@ -119,7 +119,7 @@ fn row(snapshot: &Snapshot, id: u32) -> anyhow::Result<ServiceRow> {
         match backend.state {
             STATE_ACTIVE => row.backends_active += 1,
             STATE_DRAINING => row.backends_draining += 1,
-            STATE_EJECTED => row.backends_ejected += 1,
+            STATE_INACTIVE => row.backends_inactive += 1,
             STATE_GONE => row.backends_gone += 1,
             _ => {}
         }

@@ -21,7 +21,7 @@ use crate::{
 };
 use anyhow::Context;
 use balancer_common::{
-    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE},
+    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_GONE, STATE_INACTIVE},
     reason::Effect,
 };
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ struct Counts {
     frontends: usize,
     backends_active: usize,
     backends_draining: usize,
-    backends_ejected: usize,
+    backends_inactive: usize,
     backends_gone: usize,
     connections: usize,
 }
@@ -279,7 +279,7 @@ fn count(snapshot: &Snapshot) -> anyhow::Result<Counts> {
         match backend.state {
             STATE_ACTIVE => counts.backends_active += 1,
             STATE_DRAINING => counts.backends_draining += 1,
-            STATE_EJECTED => counts.backends_ejected += 1,
+            STATE_INACTIVE => counts.backends_inactive += 1,
             STATE_GONE => counts.backends_gone += 1,
             _ => {}
         }

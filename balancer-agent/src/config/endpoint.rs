@@ -140,7 +140,7 @@ pub(super) fn weight(node: &Node<'_>) -> Result<u32, Cause> {
 fn state_name(state: EndpointState) -> &'static str {
     match state {
         EndpointState::Active => "active",
-        EndpointState::Ejected => "ejected",
+        EndpointState::Inactive => "inactive",
         EndpointState::Draining => "draining",
     }
 }

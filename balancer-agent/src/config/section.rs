@@ -95,11 +95,17 @@ pub(super) const fn default_limits() -> Limits {
     }
 }
 
-/// Reads `node.rank`.
-pub(super) fn node_rank(node: &Node<'_>, path: KeyPath<'_>, problems: &mut Problems) -> u32 {
-    Mapping::open(node, path, NODE_KEYS, problems)
-        .and_then(|map| map.read("rank", problems, |node| scalar::number(node, 0..=u32::MAX)))
-        .unwrap_or_default()
+/// Reads `node.rank`; `None` for `auto`.
+pub(super) fn node_rank(
+    node: &Node<'_>,
+    path: KeyPath<'_>,
+    problems: &mut Problems,
+) -> Option<u32> {
+    let rank = |node: &Node<'_>| match node.text() {
+        Some("auto") => Ok(None),
+        _ => scalar::number(node, 0..=u32::MAX).map(Some),
+    };
+    Mapping::open(node, path, NODE_KEYS, problems)?.read("rank", problems, rank).flatten()
 }
 
 /// Reads `log`.

@@ -49,7 +49,7 @@ kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, depa
 ",
     );
     let expected = Config {
-        node_rank: 7,
+        node_rank: Some(7),
         dns: DnsSettings {
             servers: ["127.0.0.1:53", "[::1]:5353", "[::1]:53"]
                 .map(|server| server.parse().unwrap())

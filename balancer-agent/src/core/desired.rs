@@ -7,7 +7,7 @@ use super::{
     schedule::{self, Candidate},
 };
 use balancer_common::{
-    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED},
+    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_INACTIVE},
     service,
 };
 use std::{
@@ -67,7 +67,7 @@ impl EndpointState {
     pub const fn code(self) -> u32 {
         match self {
             Self::Active => STATE_ACTIVE,
-            Self::Ejected => STATE_EJECTED,
+            Self::Inactive => STATE_INACTIVE,
             Self::Draining => STATE_DRAINING,
         }
     }
@@ -134,7 +134,7 @@ fn add(
     set.entry(canonical(address))
         .and_modify(|known| {
             known.weight = known.weight.max(weight);
-            // `Active` orders before `Ejected`, and that before `Draining`.
+            // `Active` orders before `Inactive`, and that before `Draining`.
             known.state = known.state.min(state);
         })
         .or_insert(DesiredBackend { weight, state });

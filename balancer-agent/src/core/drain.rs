@@ -163,7 +163,7 @@ impl Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use balancer_common::backend::{STATE_ACTIVE, STATE_EJECTED};
+    use balancer_common::backend::{STATE_ACTIVE, STATE_INACTIVE};
     use proptest::prelude::*;
 
     const PATIENCE: Patience =
@@ -286,7 +286,7 @@ mod tests {
             let mut now = Duration::ZERO;
             for (pause_s, id, state, incarnation) in history {
                 now += s(pause_s);
-                let states = [0, STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE];
+                let states = [0, STATE_ACTIVE, STATE_DRAINING, STATE_INACTIVE, STATE_GONE];
                 records.insert(id, backend(states[state as usize], incarnation));
                 drain.observe(&records, now);
                 let leaving: BTreeSet<Identity> = records

@@ -9,7 +9,7 @@ use super::{
     kernel::socket,
     model::{EndpointState, ServiceName},
 };
-use balancer_common::backend::{Backend, STATE_ACTIVE, STATE_EJECTED, STATE_GONE};
+use balancer_common::backend::{Backend, STATE_ACTIVE, STATE_GONE, STATE_INACTIVE};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
@@ -67,7 +67,7 @@ impl Core {
             weight: record.weight,
             state: match record.state {
                 STATE_ACTIVE => EndpointState::Active,
-                STATE_EJECTED => EndpointState::Ejected,
+                STATE_INACTIVE => EndpointState::Inactive,
                 _ => EndpointState::Draining,
             },
         };

@@ -97,7 +97,7 @@ pub enum EndpointState {
     Active,
     /// Takes no new connections for now and may do so again, such as one that is not ready; live
     /// ones stay, whatever the time.
-    Ejected,
+    Inactive,
     /// Shuts down: takes no new connections; live ones stay for as long as the service allows.
     Draining,
 }

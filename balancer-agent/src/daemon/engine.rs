@@ -1,5 +1,6 @@
 //! The core and the maps together: every event ends in the writes that it calls for.
 
+use super::kubernetes::NODE_NAME;
 use crate::{
     admin::WorkStatus,
     config::Config,
@@ -12,7 +13,10 @@ use crate::{
     http::ProgrammingLatency,
 };
 use anyhow::Context;
-use std::time::Instant;
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Instant,
+};
 
 pub(super) struct Engine {
     pub(super) core: Core,
@@ -24,6 +28,16 @@ pub(super) struct Engine {
     failing: Option<String>,
 }
 
+/// A rank for a node of which nothing but its name is known: any number that others do not have, too.
+fn rank_by_name() -> u32 {
+    let host = || nix::unistd::gethostname().ok()?.into_string().ok();
+    let name = std::env::var(NODE_NAME).ok().or_else(host).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    // Small enough that cursors do not wrap, and large enough for any number of backends.
+    u32::try_from(hasher.finish() >> 40).unwrap_or_default()
+}
+
 impl Engine {
     /// Takes over what the maps hold.
     pub(super) fn new(maps: Maps, config: &Config) -> anyhow::Result<Self> {
@@ -32,7 +46,7 @@ impl Engine {
         limits.chunks -= 1;
         let kubernetes = config.kubernetes.enabled.then_some(Source::Kubernetes);
         let sources = [Source::File].into_iter().chain(kubernetes);
-        let mut core = Core::new(limits, config.node_rank, sources);
+        let mut core = Core::new(limits, config.node_rank.unwrap_or_else(rank_by_name), sources);
         core.adopt(&maps.read_state().context("read the kernel's maps")?);
         let latency = ProgrammingLatency::default();
         Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, latency, failing: None })

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// The environment's name of the own Node, as manifests set it from the downward API.
-const NODE_NAME: &str = "NODE_NAME";
+pub(super) const NODE_NAME: &str = "NODE_NAME";
 /// Updates that wait for the core at most; the source waits beyond that.
 const UPDATES_MAX: usize = 64;
 /// How long the source rests after a panic, which will likely happen again.
@@ -63,7 +63,8 @@ impl Kubernetes {
             watch_pods: settings.watch_pods,
             defaults: config.defaults,
         };
-        let source = KubernetesSource::new(client, rules, defaults_receiver);
+        let source = KubernetesSource::new(client, rules, defaults_receiver)
+            .with_rank(config.node_rank.is_none());
         let health = source.health();
         let farewells = settings.watch_pods.then(|| source.farewells_health());
         tokio::spawn(supervise(source, updates));
@@ -130,6 +131,10 @@ impl Daemon {
     /// Applies what the Kubernetes source tells.
     pub(super) fn cluster_changed(&mut self, update: Update) {
         let first = self.engine.core.awaits_sources();
+        if let Some(rank) = update.node_rank {
+            tracing::info!(rank, "this node's place among all Nodes is known");
+            self.engine.core.set_node_rank(rank);
+        }
         for event in update.events {
             self.engine.observe(event);
         }

@@ -10,6 +10,7 @@ mod guard;
 mod health;
 mod intern;
 pub mod pods;
+mod rank;
 mod watch;
 
 pub use access::{AccessError, client};
@@ -58,6 +59,8 @@ pub struct Update {
     pub events: Vec<Event>,
     /// When the first change of the batch arrived.
     pub arrived_at: Instant,
+    /// This node's place among all Nodes, with the first update, if that was asked for and is known.
+    pub node_rank: Option<u32>,
 }
 
 /// The Kubernetes source, before it runs.
@@ -69,6 +72,7 @@ pub struct KubernetesSource {
     health: KubernetesHealth,
     farewells: KubernetesHealth,
     pauses: Pauses,
+    ranking: bool,
 }
 
 /// What watches tell.
@@ -88,13 +92,20 @@ impl KubernetesSource {
         let pauses: Pauses = || Box::new(DefaultBackoff::default());
         let health = KubernetesHealth::default();
         let farewells = KubernetesHealth::of(Kind::OF_FAREWELLS);
-        Self { client, rules, defaults, health, farewells, pauses }
+        Self { client, rules, defaults, health, farewells, pauses, ranking: false }
     }
 
     /// The same with other pauses between tries.
     #[must_use]
     pub fn with_pauses(mut self, pauses: Pauses) -> Self {
         self.pauses = pauses;
+        self
+    }
+
+    /// The same, which asks for this node's rank as well.
+    #[must_use]
+    pub fn with_rank(mut self, ranking: bool) -> Self {
+        self.ranking = ranking;
         self
     }
 
@@ -121,6 +132,10 @@ impl KubernetesSource {
         let namespaces = self.follow_pods(&mut watches, told);
         let (problems, waiting) = mpsc::channel(complain::WAITING_MAX);
         let node = self.rules.node_name.to_string();
+        let mut node_rank = match self.ranking {
+            true => rank::ask(self.client.clone(), &node).await,
+            false => None,
+        };
         watches.spawn(complain::run(self.client, node, waiting, self.health.clone()));
         let started_at = Instant::now();
         let mut discovery = Discovery::new(self.rules);
@@ -169,7 +184,11 @@ impl KubernetesSource {
                 revision = discovery.revision();
                 self.health.note_problems(discovery.problems());
             }
-            if !events.is_empty() && updates.send(Update { events, arrived_at }).await.is_err() {
+            if events.is_empty() {
+                continue;
+            }
+            let update = Update { events, arrived_at, node_rank: node_rank.take() };
+            if updates.send(update).await.is_err() {
                 return;
             }
         }

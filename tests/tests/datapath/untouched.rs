@@ -2,7 +2,7 @@
 
 use balancer_agent::core::write::{Limits, Write};
 use balancer_common::{
-    backend::{STATE_DRAINING, STATE_EJECTED},
+    backend::{STATE_DRAINING, STATE_INACTIVE},
     reason::Reason,
     service::{SERVICE_VALID, Service},
 };
@@ -164,7 +164,7 @@ fn draining_and_ejected_backends_get_no_new_connections() {
     if !capability::can_load_ebpf() {
         return;
     }
-    for state in [STATE_DRAINING, STATE_EJECTED] {
+    for state in [STATE_DRAINING, STATE_INACTIVE] {
         let mut fixture = Fixture::new("draining").unwrap();
         let backends = Backend::start_many([127, 0, 0, 1].into(), 2).unwrap();
         let [leaving, staying] = [backends[0].address(), backends[1].address()];

@@ -38,10 +38,10 @@ impl Report for StatusReport {
                 (
                     "backends",
                     format!(
-                        "{} active, {} draining, {} ejected, {} gone",
+                        "{} active, {} draining, {} inactive, {} gone",
                         counts.backends_active,
                         counts.backends_draining,
-                        counts.backends_ejected,
+                        counts.backends_inactive,
                         counts.backends_gone
                     ),
                 ),

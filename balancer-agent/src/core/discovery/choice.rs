@@ -83,7 +83,7 @@ pub(super) fn backends(
         let state = match known.readiness {
             _ if active.contains(address) => EndpointState::Active,
             Readiness::Terminating | Readiness::Stopping => EndpointState::Draining,
-            Readiness::Ready | Readiness::NotServing => EndpointState::Ejected,
+            Readiness::Ready | Readiness::NotServing => EndpointState::Inactive,
         };
         BackendSource::Fixed(Endpoint { address: *address, weight, state })
     };

@@ -3,12 +3,12 @@
 
 use super::{super::view::ServiceView, Sheet, View};
 use balancer_common::backend::{
-    STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE, state_name,
+    STATE_ACTIVE, STATE_DRAINING, STATE_GONE, STATE_INACTIVE, state_name,
 };
 use std::fmt;
 
 /// States of backends, each told of every service.
-const STATES: [u32; 4] = [STATE_ACTIVE, STATE_DRAINING, STATE_EJECTED, STATE_GONE];
+const STATES: [u32; 4] = [STATE_ACTIVE, STATE_DRAINING, STATE_INACTIVE, STATE_GONE];
 
 pub(super) fn write(view: &View, sheet: &mut Sheet<'_>) -> fmt::Result {
     let Some(kernel) = &view.kernel else {

@@ -47,7 +47,7 @@ impl Fixture {
     #[track_caller]
     fn rank(update: FileUpdate) -> u32 {
         match update {
-            FileUpdate::Loaded { config, .. } => config.node_rank,
+            FileUpdate::Loaded { config, .. } => config.node_rank.unwrap(),
             other => panic!("{other:?}"),
         }
     }

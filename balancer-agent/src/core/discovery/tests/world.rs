@@ -172,7 +172,7 @@ impl World {
             };
             let sign = match endpoint.state {
                 EndpointState::Active => "",
-                EndpointState::Ejected => "~",
+                EndpointState::Inactive => "~",
                 EndpointState::Draining => "-",
             };
             let address = endpoint.address.ip().to_string();
