@@ -23,6 +23,7 @@ mod observed;
 pub mod plan;
 pub mod pods;
 pub mod problem;
+pub mod rebalance;
 pub mod report;
 pub mod resolution;
 pub mod schedule;

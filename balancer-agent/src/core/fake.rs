@@ -87,6 +87,11 @@ impl FakeDatapath {
                 }
                 self.active.remove(id);
             }
+            Write::ServiceStatsReset { id } => {
+                if self.services.contains_key(id) {
+                    return refuse("the counters are in use");
+                }
+            }
             Write::Slots { chunk, slots } => {
                 if *chunk >= self.limits.chunks {
                     return refuse("no such chunk");

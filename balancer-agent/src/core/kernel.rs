@@ -226,7 +226,10 @@ impl Kernel {
                 self.remove_frontend(*address);
                 self.strays.remove(address);
             }
-            Write::BackendStatsReset { .. } | Write::Slots { .. } | Write::Cursor { .. } => {}
+            Write::BackendStatsReset { .. }
+            | Write::ServiceStatsReset { .. }
+            | Write::Slots { .. }
+            | Write::Cursor { .. } => {}
         }
     }
 

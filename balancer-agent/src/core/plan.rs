@@ -137,6 +137,7 @@ pub(super) fn update(
         writes.push(Write::Name { service: id, name: request.name.to_string() });
     }
     if !held.named {
+        writes.push(Write::ServiceStatsReset { id });
         writes.push(Write::Cursor { service: id, cursor: u64::from(request.node_rank) });
     }
     record_writes(kernel, id, request, &mut reservation, &mut writes);

@@ -21,6 +21,11 @@ pub enum Write {
         /// Backend id.
         id: u32,
     },
+    /// Zeroes a service's own counters, before its id is used anew.
+    ServiceStatsReset {
+        /// Service id.
+        id: u32,
+    },
     /// Sets one chunk of slots that no bank in force points to.
     Slots {
         /// Chunk index.

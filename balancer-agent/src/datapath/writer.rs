@@ -7,7 +7,7 @@ use balancer_common::{
     address::Address,
     backend::BackendStats,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
-    service::ServiceName,
+    service::{ServiceName, ServiceStats},
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -55,6 +55,9 @@ impl Maps {
             Write::Backend { id, record } => self.backends.set(*id, Raw(*record), 0),
             Write::BackendStatsReset { id } => {
                 self.backend_stats.set(*id, Raw(BackendStats::default()), 0)
+            }
+            Write::ServiceStatsReset { id } => {
+                self.service_stats.set(*id, Raw(ServiceStats::default()), 0)
             }
             Write::Slots { chunk, slots } => self.slots.set(*chunk, Raw(*slots), 0),
             Write::Cursor { service, cursor } => self.cursors.set(*service, Raw(*cursor), 0),
@@ -104,6 +107,7 @@ fn subject(write: &Write) -> String {
     match write {
         Write::Backend { id, .. } => format!("backend {id}"),
         Write::BackendStatsReset { id } => format!("the counters of backend {id}"),
+        Write::ServiceStatsReset { id } => format!("the counters of service {id}"),
         Write::Slots { chunk, .. } => format!("slots {chunk}"),
         Write::Cursor { service, .. } => format!("the cursor of service {service}"),
         Write::Name { service, name } => format!("the name `{name}` of service {service}"),
