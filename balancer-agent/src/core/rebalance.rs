@@ -196,8 +196,7 @@ impl Rebalancer {
         let balance = Balance::new(load, memory, &self.caution, self.node_rank, now);
         let moves = balance.moves(memory, now);
         for it in &moves {
-            let begun =
-                Begun { pod: it.pod, from: it.from, to: it.to, at: now, left_at: None };
+            let begun = Begun { pod: it.pod, from: it.from, to: it.to, at: now, left_at: None };
             memory.begun.insert(it.cookie, begun);
         }
         moves

@@ -1,11 +1,11 @@
 //! One look at a service: who has more than its share, who less, and which connections make up for it.
 
-use super::{Caution, Cause, FlowLoad, Memory, Move, ServiceLoad, Standing, quota::quotas};
+use super::{Cause, Caution, FlowLoad, Memory, Move, ServiceLoad, Standing, quota::quotas};
 use balancer_common::pick::mix;
 use std::{collections::BTreeMap, time::Duration};
 
-/// Weights are refined by so much, so that a tenth of one is a whole number.
-const WEIGHT_UNIT: u32 = 100;
+/// The part of its share that a new backend may have at once.
+const GROWN_MIN: f64 = 0.1;
 /// Most moves of one plan: the kernel is told of each by a call of its own.
 const MOVES_MAX: usize = 256;
 
@@ -14,6 +14,8 @@ const MOVES_MAX: usize = 256;
 struct Share {
     has: u32,
     should: u32,
+    /// How many of those it may have already: a new backend's share grows.
+    may: u32,
     is_new: bool,
 }
 
@@ -41,7 +43,7 @@ impl Share {
     }
 
     const fn lack(self) -> u32 {
-        self.should.saturating_sub(self.has)
+        self.may.saturating_sub(self.has)
     }
 }
 
@@ -144,7 +146,7 @@ impl<'l> Balance<'l> {
     /// The serving backend that lacks most.
     fn neediest(&self, is_meant: impl Fn(Share) -> bool) -> Option<u32> {
         let meant = self.shares.iter().filter(|(_, share)| is_meant(**share));
-        let lack = |share: &Share| i64::from(share.should) - i64::from(share.has);
+        let lack = |share: &Share| i64::from(share.may) - i64::from(share.has);
         meant.max_by_key(|(id, share)| (lack(share), std::cmp::Reverse(**id))).map(|(id, _)| *id)
     }
 
@@ -175,54 +177,59 @@ fn shares(
         .backends
         .iter()
         .filter_map(|(id, backend)| match backend.standing {
-            Standing::Serving { since } => Some((backend.address, *id, backend.weight.max(1), since)),
+            Standing::Serving { since } => {
+                Some((backend.address, *id, backend.weight.max(1), since))
+            }
             Standing::Leaving | Standing::Idle => None,
         })
         .collect();
     serving.sort_unstable();
     let first = serving.iter().map(|(.., since)| *since).min().unwrap_or_default();
-    let age = |address: std::net::SocketAddr, since: Duration| {
-        let seed = mix(u64::from(node_rank)) ^ u64::from(address.port()) ^ mix_ip(address.ip());
-        let jitter = caution.jitter_max.mul_f64(unit(mix(seed)));
-        now.checked_sub(since)?.checked_sub(jitter)
-    };
-    let mut weights = Vec::with_capacity(serving.len());
-    let mut are_new = Vec::with_capacity(serving.len());
-    for (address, _, weight, since) in &serving {
-        // Those that were there when the service was first seen are not new to it.
-        let is_first = *since == first;
-        let grown = match age(*address, *since) {
-            _ if is_first => 1.0,
-            None => 0.0,
-            Some(age) if caution.slow_start.is_zero() || age >= caution.slow_start => 1.0,
-            Some(age) => (age.as_secs_f64() / caution.slow_start.as_secs_f64()).max(0.1),
-        };
-        weights.push(refined(*weight, grown));
-        let is_new = age(*address, *since).is_some_and(|age| age < caution.new_for);
-        are_new.push(!is_first && is_new);
-    }
+    let weights: Vec<u32> = serving.iter().map(|(_, _, weight, _)| *weight).collect();
     let quotas = quotas(&weights, flows, node_rank);
-    let each = serving.iter().zip(quotas).zip(are_new);
-    each.map(|(((_, id, ..), should), is_new)| {
-        (*id, Share { has: counts.get(id).copied().unwrap_or_default(), should, is_new })
+    let each = serving.iter().zip(quotas);
+    each.map(|((address, id, _, since), should)| {
+        let has = counts.get(id).copied().unwrap_or_default();
+        let chance = unit(mix(u64::from(node_rank)) ^ mix_address(*address));
+        let share = match now.checked_sub(*since + caution.jitter_max.mul_f64(chance)) {
+            // Those that were there when the service was first seen are not new to it.
+            _ if *since == first => Share { has, should, may: should, is_new: false },
+            None => Share { has, should, may: 0, is_new: false },
+            Some(age) => {
+                let may = grown(should, age, caution.slow_start, chance);
+                Share { has, should, may, is_new: age < caution.new_for }
+            }
+        };
+        (*id, share)
     })
     .collect()
 }
 
+/// How much of a share a backend of this age may have. What is less than one connection is left to
+/// `chance`, below one: many nodes with one connection each do not all wait for the end.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a weight is at most 1000, and its part at most the whole"
+    reason = "neither negative nor more than the share"
 )]
-fn refined(weight: u32, grown: f64) -> u32 {
-    (f64::from(weight.min(1_000) * WEIGHT_UNIT) * grown) as u32
+fn grown(should: u32, age: Duration, slow_start: Duration, chance: f64) -> u32 {
+    if age >= slow_start {
+        return should;
+    }
+    let part = (age.as_secs_f64() / slow_start.as_secs_f64()).max(GROWN_MIN);
+    (f64::from(should) * part + chance) as u32
 }
 
-fn mix_ip(ip: std::net::IpAddr) -> u64 {
-    match ip {
-        std::net::IpAddr::V4(ip) => mix(u64::from(u32::from(ip))),
-        std::net::IpAddr::V6(ip) => mix((u128::from(ip) >> 64) as u64 ^ u128::from(ip) as u64),
-    }
+#[expect(clippy::cast_possible_truncation, reason = "the lower half of an IPv6 address is meant")]
+fn mix_address(address: std::net::SocketAddr) -> u64 {
+    let (high, low) = match address.ip() {
+        std::net::IpAddr::V4(ip) => (0, u64::from(u32::from(ip))),
+        std::net::IpAddr::V6(ip) => {
+            let bits = ip.to_bits();
+            (u64::try_from(bits >> 64).unwrap_or_default(), bits as u64)
+        }
+    };
+    mix(mix(high) ^ low) ^ u64::from(address.port())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "any fraction will do")]

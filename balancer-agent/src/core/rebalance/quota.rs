@@ -28,23 +28,29 @@ pub(super) fn quotas(weights: &[u32], flows: u32, rank: u32) -> Vec<u32> {
 
 /// Where the first mark of a node falls, below `unit`.
 fn first_mark(remainders: &[u64], unit: u64, rank: u32) -> u64 {
-    let marks = remainders.iter().sum::<u64>() / unit;
-    let turn = u64::from(rank).wrapping_mul(marks);
     if let [width, others @ ..] = remainders
         && others.iter().all(|other| other == width)
     {
-        // All alike: nodes take turns, which is exact.
-        return turn % (remainders.len() as u64) * width % unit;
+        // All alike: nodes take turns over all places where marks may fall, which is exact.
+        let step = gcd(*width, unit);
+        return u64::from(rank) % (unit / step) * step;
     }
     // Multiples of the golden ratio fall evenly for any run of ranks (Knuth, The Art of Computer
     // Programming, volume 3, section 6.4).
-    let fraction = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let fraction = u64::from(rank).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     u64::try_from((u128::from(fraction) * u128::from(unit)) >> 64).unwrap_or_default()
 }
 
 /// How many of the marks at `first`, `first + unit`, ... are below `position`.
 const fn marks_before(position: u64, first: u64, unit: u64) -> u64 {
     position.saturating_sub(first).div_ceil(unit)
+}
+
+const fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 #[cfg(test)]
