@@ -171,14 +171,16 @@ impl Discovery {
         });
     }
 
-    /// Takes in what the watch on EndpointSlices tells.
-    pub fn slices(&mut self, message: Message<SliceObject>) {
+    /// Takes in what the watch on EndpointSlices tells; returns whether anything is different now.
+    pub fn slices(&mut self, message: Message<SliceObject>) -> bool {
         let faults = |slice: &SliceObject| slice.faults.len();
         let none = |_: &ObjectKey| None;
         let touched = note(&message, &mut self.malformed[SLICES], &mut self.refused, faults, none);
         self.dirty.extend(touched);
+        let mut differs = false;
         let Self { rules, slices, slices_of, addresses, departed, farewells, dirty, .. } = self;
         slices.take(message, |Change { before, after }| {
+            differs = true;
             if rules.watch_pods {
                 farewells.change(before.as_ref(), after);
             }
@@ -216,6 +218,7 @@ impl Discovery {
                 }
             }
         });
+        differs
     }
 
     /// Takes in what a Pod's object says of its end.

@@ -42,7 +42,7 @@ impl Daemon {
             problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
             differences: self.engine.differences(),
             dns,
-            kubernetes: self.kubernetes.report(),
+            kubernetes: self.kubernetes.report().and_then(|it| serde_json::to_value(it).ok()),
             work: self.engine.work(),
             drained: self.drainer.status.clone(),
         }))

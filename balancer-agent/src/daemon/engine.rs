@@ -24,6 +24,7 @@ pub(super) struct Engine {
     write_failures: u64,
     latest_change_us: u64,
     pub(super) latency: ProgrammingLatency,
+    pub(super) trigger_latency: ProgrammingLatency,
     /// The last refusal of the kernel, so that it is logged once.
     failing: Option<String>,
 }
@@ -48,16 +49,24 @@ impl Engine {
         let sources = [Source::File].into_iter().chain(kubernetes);
         let mut core = Core::new(limits, config.node_rank.unwrap_or_else(rank_by_name), sources);
         core.adopt(&maps.read_state().context("read the kernel's maps")?);
-        let latency = ProgrammingLatency::default();
-        Ok(Self { core, maps, write_failures: 0, latest_change_us: 0, latency, failing: None })
+        Ok(Self {
+            core,
+            maps,
+            write_failures: 0,
+            latest_change_us: 0,
+            latency: ProgrammingLatency::default(),
+            trigger_latency: ProgrammingLatency::since_trigger(),
+            failing: None,
+        })
     }
 
     pub(super) fn observe(&mut self, event: Event) {
         self.core.observe(event);
     }
 
-    /// Plans and applies until the kernel is as desired. `at` is when the cause was observed.
-    pub(super) fn settle(&mut self, at: Instant) {
+    /// Plans and applies until the kernel is as desired; tells whether anything was to be done. `at`
+    /// is when the cause was observed.
+    pub(super) fn settle(&mut self, at: Instant) -> bool {
         let mut changed = false;
         while let Some(change) = self.core.plan() {
             self.apply(change);
@@ -68,6 +77,7 @@ impl Engine {
             self.latest_change_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
             self.latency.observe(took);
         }
+        changed
     }
 
     fn apply(&mut self, change: Change) {

@@ -6,12 +6,12 @@ use crate::{
     config::Config,
     core::{discovery::Rules, model::Behaviour},
     sources::kubernetes::{
-        self, KubernetesHealth, KubernetesSource, Update,
+        self, KubernetesHealth, KubernetesReport, KubernetesSource, Update,
         pods::{PodsSource, Told},
     },
 };
 use anyhow::{Context, bail};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 /// The environment's name of the own Node, as manifests set it from the downward API.
@@ -80,14 +80,14 @@ impl Kubernetes {
     }
 
     /// The source's health, if it runs.
-    pub(super) fn report(&self) -> Option<serde_json::Value> {
+    pub(super) fn report(&self) -> Option<KubernetesReport> {
         let (health, _) = self.running.as_ref()?;
         let mut report = health.snapshot();
         let pods = self.pods.as_ref().map(|(health, _)| health.snapshot().watches);
         report.watches.extend(pods.into_iter().flatten());
         let farewells = self.farewells.as_ref().map(|health| health.snapshot().watches);
         report.watches.extend(farewells.into_iter().flatten());
-        serde_json::to_value(report).ok()
+        Some(report)
     }
 
     /// What is told of this node's pods; nothing ever, outside of Kubernetes.
@@ -138,7 +138,15 @@ impl Daemon {
         for event in update.events {
             self.engine.observe(event);
         }
-        self.engine.settle(update.arrived_at.into_std());
+        if self.engine.settle(update.arrived_at.into_std()) {
+            let now = SystemTime::now();
+            for at in update.triggered_at {
+                // A clock that was set back says nothing.
+                now.duration_since(at)
+                    .into_iter()
+                    .for_each(|it| self.engine.trigger_latency.observe(it));
+            }
+        }
         self.want_lookups(None);
         if first && !self.engine.core.awaits_sources() {
             tracing::info!("the services of Kubernetes are known");

@@ -2,7 +2,7 @@
 //! at the maps, as it is asked for at every scrape and probe.
 
 use super::Daemon;
-use crate::{core::problem::Problem, http::Vitals};
+use crate::{core::problem::Problem, http::Vitals, sources::kubernetes::Kind};
 use std::{
     collections::BTreeMap,
     time::{SystemTime, UNIX_EPOCH},
@@ -15,6 +15,15 @@ impl Daemon {
         for problem in core.problems() {
             *problems.entry(problem.kind()).or_default() += 1;
         }
+        let kubernetes = self.kubernetes.report();
+        let watches = kubernetes.iter().flat_map(|report| &report.watches);
+        // Nothing depends on the word of the pods themselves.
+        let waiting = watches.filter(|watch| !watch.synced && watch.kind != Kind::Farewells);
+        let waiting = waiting.map(|watch| {
+            let error = watch.last_error.as_ref().map(|error| format!(" ({error})"));
+            format!("Kubernetes: {}{}", watch.kind.name(), error.unwrap_or_default())
+        });
+        let sources = core.silent_sources().map(|it| format!("services of source {it}"));
         // Computed, so that it follows when the clock is set right after the start.
         let started = SystemTime::now().checked_sub(self.started_at.elapsed());
         let since_epoch = started.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
@@ -27,9 +36,13 @@ impl Daemon {
             totals: core.totals(),
             write_failures: self.engine.work().write_failures,
             needs_retry: core.needs_retry(),
-            unsynced: core.silent_sources().map(|it| format!("services of source {it}")).collect(),
+            unsynced: sources.chain(waiting).collect(),
             problems,
             latency: self.engine.latency.clone(),
+            trigger_latency: self.engine.trigger_latency.clone(),
+            drained: self.drainer.status.clone(),
+            pods: self.pods.registry.counts(),
+            kubernetes,
         }
     }
 }

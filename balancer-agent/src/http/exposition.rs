@@ -6,6 +6,8 @@
 mod agent;
 mod backends;
 mod dns;
+mod drains;
+mod kubernetes;
 mod outcomes;
 mod services;
 mod tables;
@@ -35,6 +37,8 @@ const SUBJECTS: &[Subject] = &[
     tables::write,
     services::write,
     backends::write,
+    drains::write,
+    kubernetes::write,
     dns::write,
 ];
 

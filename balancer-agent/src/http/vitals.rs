@@ -2,7 +2,12 @@
 //! one question that HTTP asks it.
 
 use super::latency::ProgrammingLatency;
-use crate::{admin::ConfigStatus, core::Totals, datapath::self_test::SelfTest};
+use crate::{
+    admin::{ConfigStatus, DrainStatus},
+    core::Totals,
+    datapath::self_test::SelfTest,
+    sources::kubernetes::KubernetesReport,
+};
 use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
@@ -34,4 +39,12 @@ pub struct Vitals {
     pub problems: BTreeMap<&'static str, u64>,
     /// From an observation to its last map write.
     pub latency: ProgrammingLatency,
+    /// From the change of a Pod or Service to its last map write, as EndpointSlices tell it.
+    pub trigger_latency: ProgrammingLatency,
+    /// Connections that were destroyed.
+    pub drained: DrainStatus,
+    /// Pods by how their connections are treated.
+    pub pods: BTreeMap<&'static str, u64>,
+    /// The connection to the cluster; none outside of Kubernetes.
+    pub kubernetes: Option<KubernetesReport>,
 }

@@ -11,6 +11,7 @@ mod health;
 mod intern;
 pub mod pods;
 mod rank;
+mod trigger;
 mod watch;
 
 pub use access::{AccessError, client};
@@ -37,12 +38,16 @@ use kube::{
     Api, Client, Resource,
     runtime::watcher::{self, DefaultBackoff},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
     time::Instant,
 };
+use trigger::Triggers;
 use watch::Watched;
 
 /// Objects that wait for discovery at most; watches wait beyond that.
@@ -61,6 +66,8 @@ pub struct Update {
     pub arrived_at: Instant,
     /// This node's place among all Nodes, with the first update, if that was asked for and is known.
     pub node_rank: Option<u32>,
+    /// When those changes began that EndpointSlices tell the time of.
+    pub triggered_at: Vec<SystemTime>,
 }
 
 /// The Kubernetes source, before it runs.
@@ -78,7 +85,8 @@ pub struct KubernetesSource {
 /// What watches tell.
 enum Told {
     Service(Message<ServiceObject>),
-    Slice(Message<SliceObject>),
+    /// With the time at which the change began, if it is known.
+    Slice(Message<SliceObject>, Option<SystemTime>),
     Node(Option<NodeObject>),
     Pod(PodKey, Farewell),
 }
@@ -164,8 +172,10 @@ impl KubernetesSource {
                     batch.push(more);
                 }
             }
-            batch.drain(..).for_each(|told| told.take_in(&mut discovery));
+            let mut triggers = Triggers::default();
+            batch.drain(..).for_each(|told| told.take_in(&mut discovery, &mut triggers));
             let events = discovery.settle(started_at.elapsed());
+            let triggered_at = triggers.of(&events);
             for problem in discovery.take_news() {
                 tracing::warn!("{problem}");
                 if problems.try_send(problem).is_err() {
@@ -187,7 +197,8 @@ impl KubernetesSource {
             if events.is_empty() {
                 continue;
             }
-            let update = Update { events, arrived_at, node_rank: node_rank.take() };
+            let node_rank = node_rank.take();
+            let update = Update { events, arrived_at, node_rank, triggered_at };
             if updates.send(update).await.is_err() {
                 return;
             }
@@ -223,10 +234,19 @@ impl KubernetesSource {
 // === impl Told ===
 
 impl Told {
-    fn take_in(self, discovery: &mut Discovery) {
+    fn take_in(self, discovery: &mut Discovery, triggers: &mut Triggers) {
         match self {
             Self::Service(message) => discovery.services(message),
-            Self::Slice(message) => discovery.slices(message),
+            Self::Slice(message, triggered_at) => {
+                let service = match &message {
+                    Message::Applied(Observed { object: Ok(slice), .. }) => Some(slice.owner()),
+                    _ => None,
+                };
+                let differs = discovery.slices(message);
+                if let (true, Some(service), Some(time)) = (differs, service, triggered_at) {
+                    triggers.add(service, time);
+                }
+            }
             Self::Node(node) => discovery.node(node),
             Self::Pod(pod, farewell) => discovery.pod(pod, farewell),
         }
@@ -281,7 +301,16 @@ async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Told>)
         }
         watcher::Event::Delete(object) => Some(deleted(&object)),
     };
-    watched.run(told, |event| message(event).map(Told::Slice)).await;
+    let health = watched.health.clone();
+    let told_of = |event: watcher::Event<Guarded<EndpointSlice>>| {
+        // Lists tell of what is, however long it has been so.
+        let triggered_at = match &event {
+            watcher::Event::Apply(object) => trigger::read(object.meta(), &health),
+            _ => None,
+        };
+        Some(Told::Slice(message(event)?, triggered_at))
+    };
+    watched.run(told, told_of).await;
 }
 
 async fn watch_node(watched: Watched<Node>, name: String, told: mpsc::Sender<Told>) {

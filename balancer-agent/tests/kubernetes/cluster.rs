@@ -11,7 +11,10 @@ use balancer_agent::{
 };
 use kube::{Client, Config};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 use tokio::sync::{mpsc, watch};
 
 /// Long enough for the slowest machine; only a test that fails waits for it.
@@ -21,12 +24,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Cluster {
     pub(super) server: Server,
     pub(super) health: KubernetesHealth,
+    pub(super) farewells: KubernetesHealth,
     pub(super) defaults: watch::Sender<Behaviour>,
     updates: mpsc::Receiver<Update>,
     services: BTreeMap<String, Service>,
     /// Services that were ever gone.
     pub(super) removed: Vec<String>,
     snapshots: usize,
+    /// When changes began that came to something.
+    pub(super) triggered_at: Vec<SystemTime>,
 }
 
 pub(super) struct Pauses;
@@ -49,9 +55,18 @@ impl Cluster {
     /// Starts a server with the own Node, lets `prepare` fill it, then starts the source.
     pub(super) async fn start(prepare: impl FnOnce(&Server)) -> Self {
         let server = Server::start().await;
+        let client = Client::try_from(Config::new(server.url.clone())).unwrap();
+        Self::start_with(server, client, prepare).await
+    }
+
+    /// The same with a server and a client of one's own.
+    pub(super) async fn start_with(
+        server: Server,
+        client: Client,
+        prepare: impl FnOnce(&Server),
+    ) -> Self {
         server.apply(NODES, json!({"metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "z1"}}}));
         prepare(&server);
-        let client = Client::try_from(Config::new(server.url.clone())).unwrap();
         let rules = Rules {
             node_name: "node-a".into(),
             departed_grace: Duration::from_mins(10),
@@ -61,17 +76,19 @@ impl Cluster {
         let (defaults_sender, defaults) = watch::channel(Behaviour::default());
         let source =
             KubernetesSource::new(client, rules, defaults).with_pauses(|| Box::new(Pauses));
-        let health = source.health();
+        let (health, farewells) = (source.health(), source.farewells_health());
         let (sender, updates) = mpsc::channel(16);
         tokio::spawn(source.run(sender));
         Self {
             server,
             health,
+            farewells,
             defaults: defaults_sender,
             updates,
             services: BTreeMap::new(),
             removed: Vec::new(),
             snapshots: 0,
+            triggered_at: Vec::new(),
         }
     }
 
@@ -80,6 +97,7 @@ impl Cluster {
         let reached = async {
             while self.snapshots == 0 || !wanted(self) {
                 let update = self.updates.recv().await.expect("the source runs");
+                self.triggered_at.extend(update.triggered_at);
                 update.events.into_iter().for_each(|event| self.take(event));
             }
         };
@@ -129,13 +147,17 @@ impl Cluster {
             .collect()
     }
 
-    /// The backends of a service, those that drain with a `-` in front.
+    /// The backends of a service, those that drain with a `-` in front, those that are ejected with
+    /// a `~`.
     pub(super) fn backends(&self, name: &str) -> Vec<String> {
         let sources = self.services.get(name).into_iter().flat_map(|service| &service.backends);
         sources
             .map(|source| match source {
                 BackendSource::Fixed(endpoint) if endpoint.state == EndpointState::Active => {
                     endpoint.address.to_string()
+                }
+                BackendSource::Fixed(endpoint) if endpoint.state == EndpointState::Ejected => {
+                    format!("~{}", endpoint.address)
                 }
                 BackendSource::Fixed(endpoint) => format!("-{}", endpoint.address),
                 BackendSource::Resolved { lookup, .. } => lookup.to_string(),
@@ -157,6 +179,11 @@ pub(super) fn service(name: &str, host: u8) -> Value {
     })
 }
 
+/// The UID of the pod at `10.1.0.HOST`.
+pub(super) fn uid(host: u8) -> String {
+    format!("3f9c8a1e-6a0b-4c5d-9e2f-{host:012x}")
+}
+
 /// A slice of `shop/SERVICE` with ready endpoints at `10.1.0.HOST:50051`.
 pub(super) fn slice(service: &str, name: &str, hosts: &[u8]) -> Value {
     let endpoints: Vec<Value> = hosts
@@ -166,6 +193,7 @@ pub(super) fn slice(service: &str, name: &str, hosts: &[u8]) -> Value {
                 "addresses": [format!("10.1.0.{host}")],
                 "conditions": {"ready": true, "serving": true, "terminating": false},
                 "nodeName": "node-b",
+                "targetRef": {"kind": "Pod", "namespace": "shop", "name": format!("pod-{host}"), "uid": uid(*host)},
             })
         })
         .collect();

@@ -41,6 +41,7 @@ pub(super) enum Verb {
 pub(super) struct Asked {
     pub(super) kind: String,
     pub(super) verb: Verb,
+    pub(super) path: String,
     pub(super) query: HashMap<String, String>,
 }
 
@@ -66,6 +67,8 @@ struct Inner {
     faults: HashMap<(String, Verb), VecDeque<Response>>,
     asked: Vec<Asked>,
     events: Vec<Value>,
+    /// The token that is asked for, if one is.
+    token: Option<String>,
 }
 
 #[derive(Default)]
@@ -184,6 +187,14 @@ impl Server {
         self.lock().faults.entry((kind.into(), verb)).or_default().push_back(response);
     }
 
+    /// Asks for this token from now on, and cuts all watches, as a server does whose keys were
+    /// replaced.
+    pub(super) fn ask_for_token(&self, token: &str) {
+        let mut inner = self.lock();
+        inner.token = Some(token.to_owned());
+        inner.kinds.values_mut().for_each(|stored| stored.watches.clear());
+    }
+
     /// All requests so far of one kind and verb.
     pub(super) fn asked(&self, kind: Kind, verb: Verb) -> Vec<Asked> {
         let inner = self.lock();
@@ -234,7 +245,13 @@ async fn answer(
     State(shared): State<Arc<Shared>>,
     request: Request,
 ) -> Result<Response, Infallible> {
-    let kind = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    let path = request.uri().path().to_owned();
+    let kind = path.rsplit('/').next().unwrap_or_default().to_owned();
+    let authorization = request.headers().get("authorization").and_then(|it| it.to_str().ok());
+    let given = authorization.and_then(|it| it.strip_prefix("Bearer "));
+    if shared.state.lock().unwrap().token.as_deref().is_some_and(|asked| given != Some(asked)) {
+        return Ok(status(401, "Unauthorized"));
+    }
     if request.method() == Method::POST {
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
         let event: Value = serde_json::from_slice(&body).unwrap();
@@ -251,7 +268,7 @@ async fn answer(
     let query = query(request.uri().query().unwrap_or_default());
     let verb = if query.contains_key("watch") { Verb::Watch } else { Verb::List };
     let mut inner = shared.state.lock().unwrap();
-    inner.asked.push(Asked { kind: kind.clone(), verb, query: query.clone() });
+    inner.asked.push(Asked { kind: kind.clone(), verb, path, query: query.clone() });
     let fault = inner.faults.get_mut(&(kind.clone(), verb)).and_then(VecDeque::pop_front);
     let response = fault.unwrap_or_else(|| match verb {
         Verb::List => list(&inner, &kind, &query),

@@ -180,7 +180,10 @@ async fn answer(
     uri: Uri,
 ) -> Response {
     // One node has one list: a name in the path is answered as a list of one by field selector.
-    let Some((path, version, kind)) = KINDS.iter().find(|known| known.0 == uri.path()) else {
+    // So is one of a namespace, but for its name: all of them are in one.
+    let inside = uri.path().strip_prefix("/api/v1/namespaces/").and_then(|it| it.split_once('/'));
+    let asked = inside.map_or_else(|| uri.path().to_owned(), |(_, kind)| format!("/api/v1/{kind}"));
+    let Some((path, version, kind)) = KINDS.iter().find(|known| known.0 == asked) else {
         let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
             "reason": "NotFound", "message": format!("{uri} is not served")});
         return (StatusCode::NOT_FOUND, Json(status)).into_response();

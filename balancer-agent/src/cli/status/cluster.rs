@@ -2,6 +2,7 @@
 
 use crate::cli::page::{Page, or_dash};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Changes that may have gone unseen for longer than this are worth a complaint.
 const STALENESS_MS_MAX: u64 = 60_000;
@@ -14,9 +15,11 @@ pub(super) struct Cluster {
     pub(super) watches: Vec<Watch>,
     pub(super) counts: Counts,
     pub(super) problems_total: usize,
+    pub(super) problems_about: BTreeMap<String, usize>,
     pub(super) problems: Vec<String>,
     pub(super) events_written: u64,
     pub(super) events_failed: u64,
+    pub(super) triggers_ignored: u64,
 }
 
 /// One watch.

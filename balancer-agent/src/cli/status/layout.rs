@@ -252,6 +252,8 @@ mod tests {
                 refused: 2,
                 outdated: 0,
             },
+            problems_about: std::collections::BTreeMap::new(),
+            triggers_ignored: 0,
             problems_total: 1,
             problems: vec!["Service shop/a: spec.ports: wrong; mend it".into()],
             events_written: 1,

@@ -92,6 +92,20 @@ impl Registry {
         })
     }
 
+    /// How many pods have a cgroup, by how the kernel treats their connections.
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::from(["balanced", "mesh-proxy", "opted-out"].map(|it| (it, 0)));
+        for pod in self.pods() {
+            let treatment = match pod.skip {
+                None => "balanced",
+                Some(skip) if skip == Skip::MESH_PROXY => "mesh-proxy",
+                Some(_) => "opted-out",
+            };
+            *counts.entry(treatment).or_default() += 1;
+        }
+        counts
+    }
+
     /// The path of a pod's cgroup below the root of cgroup v2.
     pub fn path(&self, pod: u64) -> Option<&str> {
         Some(&self.cgroups.as_ref()?.pods.get(&pod)?.path)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    admin::ConfigStatus,
+    admin::{ConfigStatus, DrainStatus},
     core::Totals,
     datapath::{fill::TableUse, self_test::SelfTest},
     http::{
@@ -10,7 +10,10 @@ use crate::{
         view::{BackendView, Counts, KernelView, ServiceView},
         vitals::Vitals,
     },
-    sources::dns::{FailureKind, LookupHealth, MemberHealth, Standing},
+    sources::{
+        dns::{FailureKind, LookupHealth, MemberHealth, Standing},
+        kubernetes::{KubernetesHealth, KubernetesReport},
+    },
 };
 use balancer_common::{
     backend::{STATE_ACTIVE, STATE_DRAINING, STATE_GONE},
@@ -36,6 +39,8 @@ pub(in crate::http) fn vitals() -> Vitals {
         latency.observe(Duration::from_micros(us));
     }
     let passed = SelfTest { passed: true, detail: "it works".into(), hint: None };
+    let trigger_latency = ProgrammingLatency::since_trigger();
+    trigger_latency.observe(Duration::from_millis(700));
     Vitals {
         started_unix_s: 1_700_000_000.5,
         self_test: passed,
@@ -48,7 +53,29 @@ pub(in crate::http) fn vitals() -> Vitals {
         unsynced: Vec::new(),
         problems: BTreeMap::from([("over-limit", 1), ("untracked", 0)]),
         latency,
+        trigger_latency,
+        drained: DrainStatus {
+            drain_timeout: 3,
+            backend_gone: 2,
+            not_found: 1,
+            ..DrainStatus::default()
+        },
+        pods: BTreeMap::from([("balanced", 11), ("mesh-proxy", 2), ("opted-out", 1)]),
+        kubernetes: Some(kubernetes()),
     }
+}
+
+fn kubernetes() -> KubernetesReport {
+    let mut report = KubernetesHealth::default().snapshot();
+    for watch in &mut report.watches {
+        (watch.synced, watch.lists) = (true, 1);
+    }
+    let slices = &mut report.watches[1];
+    (slices.staleness_ms, slices.restarts, slices.errors) = (2_500, 1, 3);
+    report.counts.services = 7;
+    (report.events_written, report.triggers_ignored) = (4, 2);
+    report.problems_about.insert("policy".into(), 1);
+    report
 }
 
 fn backend(state: u32, connections: u64) -> BackendView {

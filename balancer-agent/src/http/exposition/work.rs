@@ -30,9 +30,14 @@ pub(super) fn write(view: &View, sheet: &mut Sheet<'_>) -> fmt::Result {
         "From the arrival of a change to its last map write.",
         vitals.latency.histogram(),
     )?;
+    sheet.histogram(
+        "trigger_programming_duration",
+        "From the change of a Pod or Service to its last map write, by the slice's trigger time.",
+        vitals.trigger_latency.histogram(),
+    )?;
     sheet.gauge(
         "sources_unsynced",
-        "Sources that have not told all yet.",
+        "Sources, and kinds that are watched, that have not told all yet.",
         vitals.unsynced.len(),
     )?;
     sheet.gauge(

@@ -1,13 +1,18 @@
 //! What the connection to the Kubernetes API is like at the moment, for `status` and for metrics.
 //! It can be read at any time.
 
-use crate::core::discovery::{Counts, ObjectProblem};
+use super::annotation::ANNOTATIONS;
+use crate::core::discovery::{ANNOTATION_PREFIX, Counts, ObjectProblem};
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 
 /// Most problems that are listed; all of them are counted.
 const PROBLEMS_SHOWN_MAX: usize = 100;
+
+/// What problems are about that are not about one of our annotations.
+const OTHER_PROBLEMS: [&str; 4] =
+    ["unknown-annotation", "external-dns", "service", "endpoint-slice"];
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +49,16 @@ pub struct KubernetesReport {
     pub counts: Counts,
     /// How many problems there are.
     pub problems_total: usize,
+    /// How many there are of each kind: annotations by their names behind [`ANNOTATION_PREFIX`].
+    pub problems_about: BTreeMap<String, usize>,
     /// What is refused at the moment, the first of it.
     pub problems: Vec<String>,
     /// Kubernetes Events that were written so far.
     pub events_written: u64,
     /// Kubernetes Events so far that could not be written.
     pub events_failed: u64,
+    /// Times at which changes began that were left out so far, as they cannot be.
+    pub triggers_ignored: u64,
 }
 
 /// The health of one watch.
@@ -83,9 +92,11 @@ pub(super) struct Record {
     watches: [Watch; 6],
     counts: Counts,
     problems_total: usize,
+    problems_about: BTreeMap<String, usize>,
     problems: Vec<String>,
     events_written: u64,
     events_failed: u64,
+    triggers_ignored: u64,
 }
 
 #[derive(Debug, Default)]
@@ -140,9 +151,11 @@ impl KubernetesHealth {
             watches: Default::default(),
             counts: Counts::default(),
             problems_total: 0,
+            problems_about: count_about(std::iter::empty()),
             problems: Vec::new(),
             events_written: 0,
             events_failed: 0,
+            triggers_ignored: 0,
         })))
     }
 
@@ -158,9 +171,11 @@ impl KubernetesHealth {
             watches,
             counts: record.counts,
             problems_total: record.problems_total,
+            problems_about: record.problems_about.clone(),
             problems: record.problems.clone(),
             events_written: record.events_written,
             events_failed: record.events_failed,
+            triggers_ignored: record.triggers_ignored,
         }
     }
 
@@ -233,6 +248,8 @@ impl KubernetesHealth {
     pub(super) fn note_problems<'p>(&self, problems: impl Iterator<Item = &'p ObjectProblem>) {
         let mut shown = Vec::new();
         let mut total = 0;
+        let problems: Vec<_> = problems.collect();
+        let about = count_about(problems.iter().copied());
         for problem in problems {
             total += 1;
             if shown.len() < PROBLEMS_SHOWN_MAX {
@@ -241,6 +258,7 @@ impl KubernetesHealth {
         }
         self.0.send_modify(|record| {
             record.problems_total = total;
+            record.problems_about = about;
             record.problems = shown;
         });
     }
@@ -253,6 +271,10 @@ impl KubernetesHealth {
                 record.events_failed += 1;
             }
         });
+    }
+
+    pub(super) fn note_trigger_ignored(&self) {
+        self.0.send_modify(|record| record.triggers_ignored += 1);
     }
 
     fn modify(&self, kind: Kind, change: impl FnOnce(&mut Watch)) {
@@ -281,6 +303,29 @@ impl Watch {
             last_error: self.error.as_ref().map(|(_, text)| text.clone()),
             last_error_age_ms: self.error.as_ref().map(|(at, _)| age(*at)),
         }
+    }
+}
+
+/// How many problems there are about each thing; all of these are named.
+fn count_about<'p>(problems: impl Iterator<Item = &'p ObjectProblem>) -> BTreeMap<String, usize> {
+    let mut count: BTreeMap<String, usize> =
+        ANNOTATIONS.iter().chain(&OTHER_PROBLEMS).map(|about| ((*about).to_owned(), 0)).collect();
+    for problem in problems {
+        *count.entry(about(problem).to_owned()).or_default() += 1;
+    }
+    count
+}
+
+/// What a problem is about.
+fn about(problem: &ObjectProblem) -> &'static str {
+    let [unknown, external_dns, service, slice] = OTHER_PROBLEMS;
+    let field = problem.fault.field.strip_prefix("metadata.annotations[");
+    match field.and_then(|field| field.strip_suffix(']')) {
+        None if problem.slice.is_some() => slice,
+        None => service,
+        Some(key) => key.strip_prefix(ANNOTATION_PREFIX).map_or(external_dns, |name| {
+            ANNOTATIONS.iter().find(|known| **known == name).copied().unwrap_or(unknown)
+        }),
     }
 }
 
