@@ -7,6 +7,8 @@
 mod bad_days;
 #[path = "kubernetes/cluster.rs"]
 mod cluster;
+#[path = "kubernetes/farewells.rs"]
+mod farewells;
 #[path = "kubernetes/malformed.rs"]
 mod malformed;
 #[path = "kubernetes/pods.rs"]
@@ -15,3 +17,5 @@ mod pods;
 mod server;
 #[path = "kubernetes/services.rs"]
 mod services;
+#[path = "kubernetes/token.rs"]
+mod token;

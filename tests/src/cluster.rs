@@ -140,6 +140,14 @@ impl Cluster {
         self.control_plane.borrow_mut().kill_api_server()
     }
 
+    /// Ends the controllers by SIGKILL.
+    ///
+    /// # Errors
+    /// When they are not running.
+    pub fn kill_controller_manager(&self) -> anyhow::Result<()> {
+        self.control_plane.borrow_mut().kill_controller_manager()
+    }
+
     /// Starts it again and waits until it is ready.
     ///
     /// # Errors

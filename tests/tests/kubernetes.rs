@@ -5,6 +5,8 @@
 mod control_plane;
 #[path = "kubernetes/discovery.rs"]
 mod discovery;
+#[path = "kubernetes/farewells.rs"]
+mod farewells;
 #[path = "kubernetes/manifests.rs"]
 mod manifests;
 #[path = "kubernetes/opt_out.rs"]

@@ -128,7 +128,6 @@ pub struct Move {
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     pod: u64,
-    from: u32,
     to: Option<u32>,
     at: Duration,
     /// When the connection was first missed: its client dials anew.
@@ -196,7 +195,7 @@ impl Rebalancer {
         let balance = Balance::new(load, memory, &self.caution, self.node_rank, now);
         let moves = balance.moves(memory, now);
         for it in &moves {
-            let begun = Begun { pod: it.pod, from: it.from, to: it.to, at: now, left_at: None };
+            let begun = Begun { pod: it.pod, to: it.to, at: now, left_at: None };
             memory.begun.insert(it.cookie, begun);
         }
         moves

@@ -156,7 +156,7 @@ impl Cluster {
                 BackendSource::Fixed(endpoint) if endpoint.state == EndpointState::Active => {
                     endpoint.address.to_string()
                 }
-                BackendSource::Fixed(endpoint) if endpoint.state == EndpointState::Ejected => {
+                BackendSource::Fixed(endpoint) if endpoint.state == EndpointState::Inactive => {
                     format!("~{}", endpoint.address)
                 }
                 BackendSource::Fixed(endpoint) => format!("-{}", endpoint.address),

@@ -147,6 +147,7 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
             policy,
             affinity_s: None,
             tracked: true,
+            ejects: true,
             user_timeout_ms: NonZeroU32::new(USER_TIMEOUT_MS),
             keepalive: Some(keepalive),
             drain_timeout_s: None,

@@ -129,6 +129,14 @@ impl ControlPlane {
         self.api_server.take().context("the API server is not running")?.kill()
     }
 
+    /// Ends the controllers by SIGKILL: from then on no EndpointSlice changes.
+    ///
+    /// # Errors
+    /// When they are not running.
+    pub fn kill_controller_manager(&mut self) -> anyhow::Result<()> {
+        self.controller_manager.take().context("the controllers are not running")?.kill()
+    }
+
     /// Starts the API server again, at the same address, and waits until it is ready.
     ///
     /// # Errors

@@ -103,7 +103,9 @@ impl World {
 
     pub(super) fn list_slices(&mut self, slices: impl IntoIterator<Item = SliceObject>) {
         self.discovery.slices(Message::ListBegins);
-        slices.into_iter().for_each(|slice| self.discovery.slices(listed(slice)));
+        for slice in slices {
+            self.discovery.slices(listed(slice));
+        }
         self.discovery.slices(Message::ListEnds);
     }
 
