@@ -32,6 +32,7 @@ pub(super) struct Balance<'l> {
     /// Whether any excess counts.
     is_asked: bool,
     spreads: bool,
+    node_rank: u32,
     caution: Caution,
 }
 
@@ -88,7 +89,7 @@ impl<'l> Balance<'l> {
         let leaving = movable.keys().copied().filter(|id| is_leaving(*id)).collect();
         let per_s = f64::from(caution.moves_per_s).max(caution.moves_part * f64::from(flows));
         let (is_asked, spreads, caution) = (memory.is_asked, load.spreads, *caution);
-        Self { shares, movable, leaving, per_s, is_asked, spreads, caution }
+        Self { shares, movable, leaving, per_s, is_asked, spreads, node_rank, caution }
     }
 
     /// The moves to begin now.
@@ -147,14 +148,19 @@ impl<'l> Balance<'l> {
     fn neediest(&self, is_meant: impl Fn(Share) -> bool) -> Option<u32> {
         let meant = self.shares.iter().filter(|(_, share)| is_meant(**share));
         let lack = |share: &Share| i64::from(share.may) - i64::from(share.has);
-        meant.max_by_key(|(id, share)| (lack(share), std::cmp::Reverse(**id))).map(|(id, _)| *id)
+        meant.max_by_key(|(id, share)| (lack(share), self.turn(**id))).map(|(id, _)| *id)
     }
 
     /// The serving backend that has most beyond its share, and something that can move.
     fn richest(&self) -> Option<u32> {
         let can_give = |id: &u32| self.movable.get(id).is_some_and(|flows| !flows.is_empty());
         let rich = self.shares.iter().filter(|(id, share)| share.excess() > 0 && can_give(id));
-        rich.max_by_key(|(id, share)| (share.excess(), std::cmp::Reverse(**id))).map(|(id, _)| *id)
+        rich.max_by_key(|(id, share)| (share.excess(), self.turn(**id))).map(|(id, _)| *id)
+    }
+
+    /// Whose turn it is of those that are alike: not the same backend's on every node.
+    const fn turn(&self, id: u32) -> u64 {
+        mix(mix(self.node_rank as u64) ^ id as u64)
     }
 
     fn is_out_of_balance(&self) -> bool {
