@@ -11,6 +11,8 @@ mod farewells;
 mod manifests;
 #[path = "kubernetes/opt_out.rs"]
 mod opt_out;
+#[path = "kubernetes/patience.rs"]
+mod patience;
 #[path = "kubernetes/rights.rs"]
 mod rights;
 #[path = "kubernetes/rolling.rs"]

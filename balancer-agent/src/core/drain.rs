@@ -206,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_inactive_keeps_its_connections_for_ever() {
+        let mut drain = Drain::default();
+        observe(&mut drain, &[(7, backend(STATE_INACTIVE, 1))], 0);
+        observe(&mut drain, &[(7, backend(STATE_INACTIVE, 1))], 5_000);
+        assert_eq!(destroyed(&mut drain, PATIENCE, 9_999), []);
+        // Once it terminates its time begins.
+        observe(&mut drain, &[(7, backend(STATE_DRAINING, 1))], 10_000);
+        assert_eq!(destroyed(&mut drain, PATIENCE, 10_059), []);
+        assert_eq!(destroyed(&mut drain, PATIENCE, 10_060), [(70, Cause::DrainTimeout)]);
+    }
+
+    #[test]
     fn one_that_came_back_begins_anew() {
         let mut drain = Drain::default();
         observe(&mut drain, &[(7, backend(STATE_DRAINING, 1))], 100);

@@ -2,7 +2,7 @@
 //! at the maps, as it is asked for at every scrape and probe.
 
 use super::Daemon;
-use crate::{core::problem::Problem, http::Vitals, sources::kubernetes::Kind};
+use crate::{core::problem::Problem, http::Vitals, sources::kubernetes::KubernetesReport};
 use std::{
     collections::BTreeMap,
     time::{SystemTime, UNIX_EPOCH},
@@ -16,13 +16,7 @@ impl Daemon {
             *problems.entry(problem.kind()).or_default() += 1;
         }
         let kubernetes = self.kubernetes.report();
-        let watches = kubernetes.iter().flat_map(|report| &report.watches);
-        // Nothing depends on the word of the pods themselves.
-        let waiting = watches.filter(|watch| !watch.synced && watch.kind != Kind::Farewells);
-        let waiting = waiting.map(|watch| {
-            let error = watch.last_error.as_ref().map(|error| format!(" ({error})"));
-            format!("Kubernetes: {}{}", watch.kind.name(), error.unwrap_or_default())
-        });
+        let waiting = kubernetes.iter().flat_map(KubernetesReport::waiting);
         let sources = core.silent_sources().map(|it| format!("services of source {it}"));
         // Computed, so that it follows when the clock is set right after the start.
         let started = SystemTime::now().checked_sub(self.started_at.elapsed());

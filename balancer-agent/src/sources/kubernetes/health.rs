@@ -135,6 +135,20 @@ impl Kind {
     }
 }
 
+// === impl KubernetesReport ===
+
+impl KubernetesReport {
+    /// The kinds that were not listed yet, each with the latest error. Not the pods' own word on
+    /// their end: nothing depends on that.
+    pub fn waiting(&self) -> impl Iterator<Item = String> {
+        let waiting = self.watches.iter().filter(|it| !it.synced && it.kind != Kind::Farewells);
+        waiting.map(|watch| {
+            let error = watch.last_error.as_ref().map(|error| format!(" ({error})"));
+            format!("{} of Kubernetes{}", watch.kind.name(), error.unwrap_or_default())
+        })
+    }
+}
+
 // === impl KubernetesHealth ===
 
 impl Default for KubernetesHealth {
@@ -331,4 +345,44 @@ fn about(problem: &ObjectProblem) -> &'static str {
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::discovery::{Fault, ObjectKey};
+
+    #[test]
+    fn kinds_that_were_not_listed_are_named_but_for_farewells() {
+        let health = KubernetesHealth::default();
+        health.note_list(Kind::Node);
+        health.note_error(Kind::EndpointSlices, "list: forbidden".into());
+        let mut report = health.snapshot();
+        report.watches.extend(KubernetesHealth::of(Kind::OF_FAREWELLS).snapshot().watches);
+        let waiting: Vec<_> = report.waiting().collect();
+        let slices = "endpoint-slices of Kubernetes (list: forbidden)";
+        assert_eq!(waiting, ["services of Kubernetes", slices]);
+    }
+
+    #[test]
+    fn problems_are_counted_by_what_they_are_about() {
+        let problem = |field: &str, slice: bool| ObjectProblem {
+            service: ObjectKey::new("shop", "a"),
+            uid: "uid".into(),
+            slice: slice.then(|| ObjectKey::new("shop", "a-1")),
+            fault: Fault { field: field.into(), cause: "bad".into(), fix: "mend".into() },
+        };
+        for (field, slice, expected) in [
+            ("metadata.annotations[balancer.dev/policy]", false, "policy"),
+            ("metadata.annotations[balancer.dev/polity]", false, "unknown-annotation"),
+            ("metadata.annotations[external-dns.kubernetes.io/hostname]", false, "external-dns"),
+            ("spec.ports[0].port", false, "service"),
+            ("endpoints[3].addresses", true, "endpoint-slice"),
+        ] {
+            let problem = problem(field, slice);
+            let count = count_about([&problem, &problem].into_iter());
+            assert_eq!((count[expected], count.values().sum::<usize>()), (2, 2), "{field}");
+            assert_eq!(count.len(), ANNOTATIONS.len() + OTHER_PROBLEMS.len());
+        }
+    }
 }
