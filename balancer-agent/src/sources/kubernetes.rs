@@ -214,8 +214,7 @@ impl KubernetesSource {
         let (sender, namespaces) = channel::channel(Namespaces::new());
         if self.rules.watch_pods {
             let (client, health) = (self.client.clone(), self.farewells.clone());
-            let farewells =
-                Farewells { client, health, pauses: self.pauses, failing: Arc::default() };
+            let farewells = Farewells { client, health, pauses: self.pauses };
             watches.spawn(farewells.run(namespaces, told));
         }
         sender

@@ -20,7 +20,7 @@ use kube::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -39,14 +39,24 @@ pub(super) type Namespaces = BTreeSet<Arc<str>>;
 /// What one watch is on; all namespaces if none is named.
 type Scope = Option<Arc<str>>;
 
+/// How a watch fares: why it failed, or that it works.
+type Report = (Scope, Result<(), kube::Error>);
+
 /// The source, before it runs.
 #[derive(Clone)]
 pub(super) struct Farewells {
     pub(super) client: Client,
     pub(super) health: KubernetesHealth,
     pub(super) pauses: Pauses,
-    /// Scopes whose watch fails.
-    pub(super) failing: Arc<Mutex<BTreeSet<Scope>>>,
+}
+
+/// The watches that run.
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<()>,
+    scopes: BTreeMap<Scope, AbortHandle>,
+    /// Those whose watch fails.
+    failing: BTreeSet<Scope>,
 }
 
 // === impl Farewells ===
@@ -58,39 +68,33 @@ impl Farewells {
         mut namespaces: watch::Receiver<Namespaces>,
         told: mpsc::Sender<Told>,
     ) {
-        let mut tasks = JoinSet::new();
-        let mut running: BTreeMap<Scope, AbortHandle> = BTreeMap::new();
+        let (reports, mut reported) = mpsc::channel(NAMESPACES_MAX);
+        let mut running = Running::default();
+        self.health.note_scopes(Kind::Farewells, 0);
         loop {
-            let is_wide = running.contains_key(&None);
-            let wanted = scopes(&namespaces.borrow_and_update(), is_wide);
-            running.retain(|scope, watch| {
-                let stays = wanted.contains(scope);
-                if !stays {
-                    watch.abort();
-                    self.note(scope, None);
-                }
-                stays
-            });
-            for scope in wanted {
-                let watch = || tasks.spawn(self.clone().follow(scope.clone(), told.clone()));
-                running.entry(scope.clone()).or_insert_with(watch);
-            }
-            self.health.note_scopes(Kind::Farewells, running.len());
             tokio::select! {
+                Some((scope, result)) = reported.recv() => running.take(scope, result, &self.health),
                 changed = namespaces.changed() => {
                     if changed.is_err() {
                         return;
                     }
+                    let is_wide = running.scopes.contains_key(&None);
+                    let wanted = scopes(&namespaces.borrow_and_update(), is_wide);
+                    running.keep(&wanted, &self.health);
+                    for scope in wanted {
+                        let follow = self.clone().follow(scope.clone(), told.clone(), reports.clone());
+                        let tasks = &mut running.tasks;
+                        running.scopes.entry(scope).or_insert_with(|| tasks.spawn(follow));
+                    }
+                    self.health.note_scopes(Kind::Farewells, running.scopes.len());
                 }
                 () = told.closed() => return,
             }
-            // Those that were aborted.
-            while tasks.try_join_next().is_some() {}
         }
     }
 
     /// Watches one scope, over and over.
-    async fn follow(self, scope: Scope, told: mpsc::Sender<Told>) {
+    async fn follow(self, scope: Scope, told: mpsc::Sender<Told>, reports: mpsc::Sender<Report>) {
         let api: Api<Pod> = match &scope {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
@@ -98,7 +102,7 @@ impl Farewells {
         let mut pauses = (self.pauses)();
         let mut version = None;
         loop {
-            let error = match self.watch(&scope, &api, &mut version, &told).await {
+            let error = match self.watch(&scope, &api, &mut version, &told, &reports).await {
                 Ok(()) if told.is_closed() => return,
                 // Its time was up, as it is every few minutes.
                 Ok(()) => continue,
@@ -108,7 +112,8 @@ impl Farewells {
             if matches!(error, kube::Error::Api(_)) {
                 version = None;
             }
-            self.note(&scope, Some(&error));
+            // Whoever reads them ends all watches when it ends.
+            let _ = reports.send((scope.clone(), Err(error))).await;
             tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             self.health.note_restart(Kind::Farewells);
         }
@@ -121,6 +126,7 @@ impl Farewells {
         api: &Api<Pod>,
         version: &mut Option<String>,
         told: &mpsc::Sender<Told>,
+        reports: &mpsc::Sender<Report>,
     ) -> Result<(), kube::Error> {
         let is_new = version.is_none();
         let from = match version.take() {
@@ -133,7 +139,7 @@ impl Farewells {
         };
         *version = Some(from.clone());
         let mut stream = pin!(api.watch_metadata(&WatchParams::default(), &from).await?.fuse());
-        self.note(scope, None);
+        let _ = reports.send((scope.clone(), Ok(()))).await;
         if is_new {
             self.health.note_list(Kind::Farewells);
         }
@@ -162,14 +168,39 @@ impl Farewells {
         }
         Ok(())
     }
+}
 
-    /// Notes whether a scope's watch fails. One that does is told of once, whatever their number.
-    fn note(&self, scope: &Scope, error: Option<&kube::Error>) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(error) = error else {
-            failing.remove(scope);
+// === impl Running ===
+
+impl Running {
+    /// Ends the watches that are not wanted any more.
+    fn keep(&mut self, wanted: &BTreeSet<Scope>, health: &KubernetesHealth) {
+        let Self { tasks, scopes, failing } = self;
+        scopes.retain(|scope, watch| {
+            let stays = wanted.contains(scope);
+            if !stays {
+                watch.abort();
+            }
+            stays
+        });
+        if !failing.is_empty() {
+            failing.retain(|scope| wanted.contains(scope));
             if failing.is_empty() {
-                self.health.note_event(Kind::Farewells);
+                health.note_event(Kind::Farewells);
+            }
+        }
+        while tasks.try_join_next().is_some() {}
+    }
+
+    /// Takes in how a watch fares. Failures are told of once, whatever the number of watches.
+    fn take(&mut self, scope: Scope, result: Result<(), kube::Error>, health: &KubernetesHealth) {
+        if !self.scopes.contains_key(&scope) {
+            return;
+        }
+        let Err(error) = result else {
+            self.failing.remove(&scope);
+            if self.failing.is_empty() {
+                health.note_event(Kind::Farewells);
             }
             return;
         };
@@ -179,10 +210,8 @@ impl Farewells {
             }
             other => other.to_string(),
         };
-        let first = failing.is_empty();
-        failing.insert(scope.clone());
-        self.health.note_error(Kind::Farewells, text.clone());
-        if first {
+        health.note_error(Kind::Farewells, text.clone());
+        if self.failing.is_empty() {
             tracing::warn!(
                 namespace = scope.as_deref(),
                 error = text,
@@ -191,6 +220,7 @@ impl Farewells {
                  `kubernetes.watch-pods: false`"
             );
         }
+        self.failing.insert(scope);
     }
 }
 
