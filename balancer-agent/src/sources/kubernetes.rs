@@ -38,10 +38,7 @@ use kube::{
     Api, Client, Resource,
     runtime::watcher::{self, DefaultBackoff},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
