@@ -137,10 +137,8 @@ impl KubernetesSource {
         let namespaces = self.follow_pods(&mut watches, told);
         let (problems, waiting) = mpsc::channel(complain::WAITING_MAX);
         let node = self.rules.node_name.to_string();
-        let mut node_rank = match self.ranking {
-            true => rank::ask(self.client.clone(), &node).await,
-            false => None,
-        };
+        let mut node_rank =
+            if self.ranking { rank::ask(self.client.clone(), &node).await } else { None };
         watches.spawn(complain::run(self.client, node, waiting, self.health.clone()));
         let started_at = Instant::now();
         let mut discovery = Discovery::new(self.rules);

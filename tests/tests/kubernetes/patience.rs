@@ -85,7 +85,8 @@ fn what_is_not_ready_keeps_its_connections_beyond_the_drain_timeout() {
     let callers: Vec<_> = (0..3)
         .map(|_| scene.caller(vec![SocketAddr::from((ip, ECHO_PORT))], Style::Long))
         .collect();
-    callers.iter().for_each(|caller| caller.goes_on(5).unwrap());
+    let go_on = || callers.iter().try_for_each(|caller| caller.goes_on(5)).unwrap();
+    go_on();
     let before = connections(&scene);
     assert_eq!(before.values().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1], "{before:?}");
 
@@ -98,14 +99,14 @@ fn what_is_not_ready_keeps_its_connections_beyond_the_drain_timeout() {
         let parameters = PatchParams::default();
         slices.patch("hand-1", &parameters, &Patch::Merge(changed)).await.unwrap();
     });
-    let status = agent.until(|status| status.drained.drain_timeout > 0).unwrap();
-    assert_eq!((status.drained.drain_timeout, status.drained.failed), (1, 0));
+    let told = agent.until(|status| status.drained.drain_timeout > 0).unwrap();
+    assert_eq!((told.drained.drain_timeout, told.drained.failed), (1, 0));
     let states = scene.states().unwrap();
     let expected =
         [(unready, STATE_INACTIVE), (terminating, STATE_DRAINING), (staying, STATE_ACTIVE)];
     assert_eq!(states, expected.into());
     // Both have taken no new connections for as long.
-    callers.iter().for_each(|caller| caller.goes_on(5).unwrap());
+    go_on();
     let after = connections(&scene);
     assert_eq!(after.get(&unready), before.get(&unready));
     assert_eq!(after.get(&terminating), None);

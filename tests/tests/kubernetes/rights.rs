@@ -55,7 +55,7 @@ fn report(status: &balancer_agent::admin::Status) -> KubernetesReport {
 
 /// Waits until every watch works, and tells of them.
 fn until_all_synced(agent: &Agent<'_>) -> KubernetesReport {
-    let kinds = Kind::OF_SERVICES.len() + Kind::OF_PODS.len();
+    let kinds = [Kind::OF_SERVICES, Kind::OF_PODS, Kind::OF_FAREWELLS].concat().len();
     let all = |report: &KubernetesReport| {
         report.watches.len() == kinds && report.watches.iter().all(|it| it.synced)
     };

@@ -129,13 +129,12 @@ impl Farewells {
         reports: &mpsc::Sender<Report>,
     ) -> Result<(), kube::Error> {
         let is_new = version.is_none();
-        let from = match version.take() {
-            Some(version) => version,
+        let from = if let Some(version) = version.take() {
+            version
+        } else {
             // One object is asked for, as none cannot be; what counts is the version of the list.
-            None => {
-                let list = api.list_metadata(&ListParams::default().limit(1)).await?;
-                list.metadata.resource_version.unwrap_or_default()
-            }
+            let list = api.list_metadata(&ListParams::default().limit(1)).await?;
+            list.metadata.resource_version.unwrap_or_default()
         };
         *version = Some(from.clone());
         let mut stream = pin!(api.watch_metadata(&WatchParams::default(), &from).await?.fuse());
