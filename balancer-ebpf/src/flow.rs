@@ -142,6 +142,17 @@ pub(crate) fn closed_by_backend(cookie: u64) {
     }
 }
 
+/// The kernel closed a socket whose client had closed its side before; the socket may still be open.
+#[inline(always)]
+pub(crate) fn closed(cookie: u64) {
+    let Some(flow) = lookup::flow(cookie) else {
+        return;
+    };
+    // Nobody answered the FIN for as long as the kernel, or TCP_USER_TIMEOUT, waits.
+    let expired = flow.flags & FLOW_EXPIRED != 0;
+    end(cookie, if expired { Some(Reason::Reset) } else { None });
+}
+
 /// The kernel closed a socket by itself: a refusal, a reset, a time-out or an abort.
 #[inline(always)]
 pub(crate) fn failed(cookie: u64) {

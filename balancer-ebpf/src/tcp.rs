@@ -19,6 +19,8 @@ use balancer_common::{
 const TCP_CLOSE: u32 = 7;
 /// The backend sent its FIN first.
 const TCP_CLOSE_WAIT: u32 = 8;
+/// `TCP_FIN_WAIT1`, `TCP_FIN_WAIT2`, `TCP_TIME_WAIT`, `TCP_LAST_ACK` and `TCP_CLOSING`, a bit each.
+const CLIENT_HAS_CLOSED: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
 /// Round-trip samples that are followed, from the start and after each segment sent again. Beyond
 /// them a connection runs no program of ours, whatever it carries.
 const SAMPLES_MAX: u32 = 32;
@@ -41,7 +43,7 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => begin(ctx),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
-        BPF_SOCK_OPS_STATE_CB => state_changed(ctx, ctx.arg(1)),
+        BPF_SOCK_OPS_STATE_CB => state_changed(ctx, ctx.arg(0), ctx.arg(1)),
         BPF_SOCK_OPS_RETRANS_CB => retransmitted(ctx),
         // The third argument is set when the timer gives up (tcp_write_timeout()).
         BPF_SOCK_OPS_RTO_CB if ctx.arg(2) != 0 => expired(ctx),
@@ -51,8 +53,11 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn state_changed(ctx: &SockOpsContext, state: u32) {
-    match state {
+fn state_changed(ctx: &SockOpsContext, old: u32, new: u32) {
+    match new {
+        // The client has sent its FIN: what the backend answers to it, be it a reset since the client
+        // did not wait, is no act of the backend's own.
+        TCP_CLOSE if CLIENT_HAS_CLOSED >> (old & 31) & 1 != 0 => flow::closed(context::cookie(ctx)),
         TCP_CLOSE => flow::failed(context::cookie(ctx)),
         TCP_CLOSE_WAIT => flow::closed_by_backend(context::cookie(ctx)),
         _ => {}

@@ -108,6 +108,14 @@ impl Dialer {
         self.done(&Request::Send { handle })
     }
 
+    /// Says that nothing more will be sent, as clients do that wait for the server's own end.
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is over.
+    pub fn shut(&self, handle: u64) -> anyhow::Result<()> {
+        self.done(&Request::Shut { handle })
+    }
+
     /// Waits until a connection is over; returns the error number that the client reads, or zero when
     /// the peer has ended it.
     ///

@@ -49,6 +49,11 @@ pub enum Request {
         /// Which socket.
         handle: u64,
     },
+    /// Closes one side: nothing more will be sent.
+    Shut {
+        /// Which socket's.
+        handle: u64,
+    },
     /// Waits until the peer has ended the connection.
     AwaitEnd {
         /// Which.
@@ -79,7 +84,7 @@ pub struct Storm {
 pub enum Response {
     /// To `Dial` and `Abandon`.
     Dialled(Dialled),
-    /// To `Close` and `Send`.
+    /// To `Close`, `Send` and `Shut`.
     Done,
     /// To `AwaitEnd`: zero for the end of the stream, or the error number of the read.
     Ended(i32),

@@ -19,7 +19,7 @@ use nix::{
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
-    net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
     process::exit,
@@ -102,6 +102,11 @@ impl Sockets {
             Request::Send { handle } => {
                 let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
                 TcpStream::from(fd).write_all(b"x").context("send")?;
+                Response::Done
+            }
+            Request::Shut { handle } => {
+                let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
+                TcpStream::from(fd).shutdown(Shutdown::Write).context("shut")?;
                 Response::Done
             }
             Request::AwaitEnd { handle } => {

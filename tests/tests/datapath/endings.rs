@@ -86,6 +86,26 @@ fn a_client_that_closes() {
     assert_eq!((stage.count(Reason::Closed), stage.fixture.flows().unwrap()), (2, 0));
 }
 
+/// Half-closing first is how HTTP/2 clients part: hyper sends GOAWAY, shuts its side, and reads on.
+#[test]
+fn a_client_that_closes_its_side_and_waits() {
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    let fixture = Fixture::new("endings").unwrap();
+    let server = start();
+    let stage = Stage::new(fixture, server.address(), |spec| spec.ejects = true);
+    let dialled = stage.dial();
+    stage.pod.shut(dialled.handle).unwrap();
+    assert_eq!(stage.pod.await_end(dialled.handle).unwrap(), 0);
+    stage.pod.close(dialled.handle, false).unwrap();
+    let expected = BackendStats { picked: 1, established: 1, closed: 1, ..BackendStats::default() };
+    assert_eq!(stage.counts(), expected);
+    assert_eq!((stage.count(Reason::Reset), stage.count(Reason::Closed)), (0, 1));
+    assert_eq!(stage.stats().ejections, 0, "it did nothing by itself");
+    assert_eq!(stage.fixture.flows().unwrap(), 0);
+}
+
 #[test]
 fn a_server_that_resets() {
     if !capability::can_load_ebpf() {
