@@ -21,3 +21,5 @@ mod rolling;
 mod scene;
 #[path = "kubernetes/workloads.rs"]
 mod workloads;
+#[path = "kubernetes/zones.rs"]
+mod zones;

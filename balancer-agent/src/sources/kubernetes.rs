@@ -178,13 +178,7 @@ impl KubernetesSource {
                 }
             }
             self.health.note_counts(discovery.counts());
-            namespaces.send_if_modified(|known| {
-                let differs = !known.iter().eq(discovery.namespaces());
-                if differs {
-                    *known = discovery.namespaces().cloned().collect();
-                }
-                differs
-            });
+            tell_namespaces(&discovery, &namespaces);
             if discovery.revision() != revision {
                 revision = discovery.revision();
                 self.health.note_problems(discovery.problems());
@@ -245,6 +239,17 @@ impl Told {
             Self::Pod(pod, farewell) => discovery.pod(pod, farewell),
         }
     }
+}
+
+/// Tells in which namespaces pods are to be followed, if that is new.
+fn tell_namespaces(discovery: &Discovery, namespaces: &channel::Sender<Namespaces>) {
+    namespaces.send_if_modified(|known| {
+        let differs = !known.iter().eq(discovery.namespaces());
+        if differs {
+            *known = discovery.namespaces().cloned().collect();
+        }
+        differs
+    });
 }
 
 /// Objects that another proxy is in charge of stay at the API server.
