@@ -7,6 +7,7 @@ pub mod agent;
 pub mod claim;
 pub mod kernel;
 pub mod kube_proxy;
+pub mod kubernetes;
 pub mod screen;
 pub mod spread;
 pub mod stage;

@@ -89,6 +89,14 @@ pub(crate) fn prepare_tests() -> (&'static str, String) {
     variable()
 }
 
+/// Builds the newest control plane for the demo, unless it was before.
+pub(crate) fn prepare_demo() -> Result<(&'static str, String)> {
+    system::require(&NEEDS, "run a control plane")?;
+    let newest = RELEASES.iter().find(|release| release.minor == NEWEST);
+    binaries::ensure(newest.context("the newest release is one of them")?)?;
+    Ok(variable())
+}
+
 /// Tells the tests where the control planes are.
 fn variable() -> (&'static str, String) {
     ("BALANCER_CONTROL_PLANE", binaries::cache().display().to_string())

@@ -13,8 +13,11 @@ use std::process::ExitCode;
 /// Plays in a network namespace and in cgroups of its own, takes less than a minute, and removes
 /// everything again. Exits with 0 if all claims held, 1 if one did not, 2 if it could not play.
 #[derive(Parser)]
-#[command(version, disable_help_subcommand = true)]
+#[command(version, disable_help_subcommand = true, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    /// Play on Kubernetes: a real control plane, with a Deployment behind Services.
+    #[arg(long)]
+    kubernetes: bool,
     #[command(subcommand)]
     pod: Option<PodCommand>,
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         None if !Uid::effective().is_root() => Err(anyhow::anyhow!(
             "loading eBPF needs root; hint: `cargo xtask demo` asks for it, and for nothing else"
         )),
+        None if arguments.kubernetes => demo::kubernetes::run(),
         None => demo::run(),
     };
     match outcome {

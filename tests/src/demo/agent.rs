@@ -71,8 +71,20 @@ impl AgentFiles {
     /// # Errors
     /// When it cannot be written.
     pub fn configure(&self, vip: SocketAddrV4, backends: &[Member]) -> anyhow::Result<()> {
+        self.write(&configuration(vip, backends))
+    }
+
+    /// Writes a configuration by which Kubernetes says what to balance.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure_kubernetes(&self, node: &str, kubeconfig: &Path) -> anyhow::Result<()> {
+        self.write(&configuration_for_kubernetes(node, kubeconfig))
+    }
+
+    fn write(&self, configuration: &str) -> anyhow::Result<()> {
         let draft = self.config.with_extension("yaml.new");
-        fs::write(&draft, configuration(vip, backends)).context("write the configuration")?;
+        fs::write(&draft, configuration).context("write the configuration")?;
         fs::rename(&draft, &self.config).context("rename the configuration into place")
     }
 
@@ -188,6 +200,14 @@ fn configuration(vip: SocketAddrV4, backends: &[Member]) -> String {
     format!("{}\n", lines.join("\n"))
 }
 
+fn configuration_for_kubernetes(node: &str, kubeconfig: &Path) -> String {
+    format!(
+        "version: 1\nlimits:\n  services: 16\n  backends: 256\nkubernetes:\n  enabled: true\n  \
+         node-name: {node}\n  kubeconfig: {}\n",
+        kubeconfig.display()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +221,8 @@ mod tests {
         let config = Config::parse(&text, "balancer.yaml").unwrap();
         assert_eq!(config.services.len(), 1);
         assert_eq!(config.services[0].backends.len(), 2);
+        let text = configuration_for_kubernetes("node-a", Path::new("/run/kubeconfig"));
+        let config = Config::parse(&text, "balancer.yaml").unwrap();
+        assert_eq!(config.kubernetes.node_name.as_deref(), Some("node-a"));
     }
 }

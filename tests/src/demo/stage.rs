@@ -200,7 +200,7 @@ impl Stage {
                 () = &mut end => break,
                 _ = redraw.tick() => {}
             }
-            let mut lines = painted(screen, &self.rows(&before, remark));
+            let mut lines = painted(screen, table::lines(&self.rows(&before, remark)));
             let elapsed = started.elapsed().min(window);
             let bar = table::bar(elapsed.as_secs_f64() / seconds);
             let bar = format!("  load {:.1} s {bar}", elapsed.as_secs_f64());
@@ -208,7 +208,7 @@ impl Stage {
             screen.live(&lines);
         }
         let rows = self.rows(&before, remark);
-        let mut lines = painted(screen, &rows);
+        let mut lines = painted(screen, table::lines(&rows));
         let spread = Spread::of(rows.iter().map(|row| row.requests));
         lines.push(screen.paint(Style::Dim, &format!("  {}", table::summary(&spread))));
         screen.print(&lines);
@@ -250,9 +250,8 @@ fn tail(path: &Path) -> Vec<String> {
     text.lines().rev().take(4).map(str::to_owned).collect()
 }
 
-/// The table with its header dim and its bars coloured.
-fn painted(screen: &Screen, rows: &[Row]) -> Vec<String> {
-    let mut lines = table::lines(rows);
+/// A table with its header dim and its bars coloured, below an empty line.
+pub(super) fn painted(screen: &Screen, mut lines: Vec<String>) -> Vec<String> {
     lines.insert(0, String::new());
     for (number, line) in lines.iter_mut().enumerate().skip(1) {
         if number == 1 {
