@@ -214,7 +214,8 @@ fn roll_over(server: &ApiServer, maps: &Maps) -> anyhow::Result<f64> {
     let id = service_id(maps, &cluster::balanced_name(SERVICES_COUNT))?;
     let old = ready(SERVICES_COUNT * ENDPOINTS, LARGE_ENDPOINTS);
     let new = ready(SERVICES_COUNT * ENDPOINTS + LARGE_ENDPOINTS, LARGE_ENDPOINTS);
-    for step in (SURGE..=LARGE_ENDPOINTS).step_by(SURGE) {
+    // The last step is the one that is timed: its new pods are ready and the last old ones gone.
+    for step in (SURGE..LARGE_ENDPOINTS).step_by(SURGE) {
         let leaving = old[step - SURGE..step]
             .iter()
             .map(|endpoint| Endpoint { phase: Phase::Terminating, ..*endpoint });
