@@ -23,7 +23,7 @@ use tokio::time::timeout;
 /// The namespace of everything.
 const SYSTEM: &str = "balancer-system";
 /// Longest wait for the controllers.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A directory below `deploy/`.
 pub(crate) fn deploy(path: &str) -> PathBuf {
@@ -39,14 +39,10 @@ fn kustomizations() -> Vec<PathBuf> {
     all
 }
 
-fn is_namespace(object: &&Value) -> bool {
-    object["kind"] == "Namespace"
-}
-
 /// What namespaced objects need to be looked at: a dry run does not make their namespace.
 async fn make_namespace(cluster: &Cluster) {
     let base = manifests::render(&deploy("base")).unwrap();
-    let namespace = base.iter().find(is_namespace).unwrap();
+    let namespace = base.iter().find(|object| object["kind"] == "Namespace").unwrap();
     manifests::apply(&cluster.client(), namespace, Mode::DryRun).await.unwrap();
     manifests::apply(&cluster.client(), namespace, Mode::Real).await.unwrap();
 }
@@ -163,7 +159,6 @@ fn every_node_gets_its_pod() {
 async fn waited(sets: Api<DaemonSet>, condition: impl Condition<DaemonSet>) {
     let name = "balancer-agent";
     let ready = timeout(PATIENCE, await_condition(sets.clone(), name, condition)).await;
-    if !matches!(ready, Ok(Ok(_))) {
-        panic!("not on every node: {:?}", sets.get_status(name).await.map(|it| it.status));
-    }
+    let status = sets.get_status(name).await.map(|set| set.status);
+    assert!(matches!(ready, Ok(Ok(_))), "not on every node: {status:?}");
 }

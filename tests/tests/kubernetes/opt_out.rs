@@ -137,8 +137,10 @@ impl Client {
 
 /// A headless service that asks to be balanced: where a client asked to go is a real address.
 fn scene(purpose: &str) -> Option<Scene> {
+    // A pod that ends a connection first would be passed over for a second: longer than the calls take.
+    let annotations = json!({"balancer.dev/balance": "true", "balancer.dev/ejection": "false"});
     let headless = json!({
-        "metadata": {"annotations": {"balancer.dev/balance": "true"}},
+        "metadata": {"annotations": annotations},
         "spec": {"clusterIP": "None"},
     });
     let scene = Scene::new(purpose, 3, headless)?;

@@ -26,7 +26,7 @@ const CLIENTS_LONG: u32 = 2;
 /// over for a while, which shows in so short a time.
 const VARIATION_MAX: f64 = 0.15;
 /// Smallest part of their fair share that new pods must get.
-const FAIRNESS_MIN: f64 = 0.8;
+const FAIRNESS_MIN: f64 = 0.7;
 /// Smallest part of its fair share that any pod must get right after all were replaced.
 const LEAST_MIN: f64 = 0.5;
 /// Longest time from an endpoint's readiness to the first call that it answers.
