@@ -11,7 +11,7 @@ use kube::{
     api::ListParams,
     runtime::wait::{Condition, await_condition},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     collections::BTreeSet,
     fs,
