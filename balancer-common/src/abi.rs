@@ -42,9 +42,19 @@ pub mod map {
     pub const SKIPPED_PODS: &str = "SKIPPED_PODS";
     /// Ring buffer of [`crate::trace::TraceEvent`].
     pub const TRACES: &str = "TRACES";
+    /// [`crate::http2::flow::Http2Key`] → [`crate::http2::flow::Http2Flow`].
+    pub const HTTP2_FLOWS: &str = "HTTP2_FLOWS";
+    /// Cgroup id of a pod (`u64`) → `u64`, its live entries in [`HTTP2_FLOWS`].
+    pub const HTTP2_PODS: &str = "HTTP2_PODS";
+    /// A ring of [`crate::http2::flow::Http2Closed`]: entries that wait to be removed.
+    pub const HTTP2_CLOSED: &str = "HTTP2_CLOSED";
+    /// Index 0 → `u64`, how many places of [`HTTP2_CLOSED`] were given away.
+    pub const HTTP2_TURNS: &str = "HTTP2_TURNS";
+    /// Index of `http2::PROGRAM_*` → the program that a pod's interface leads to.
+    pub const HTTP2_PROGRAMS: &str = "HTTP2_PROGRAMS";
 
     /// Every map that holds state across a restart of the agent.
-    pub const PINNED: [&str; 18] = [
+    pub const PINNED: [&str; 23] = [
         FRONTENDS_V4,
         FRONTENDS_V6,
         SERVICES,
@@ -63,6 +73,11 @@ pub mod map {
         HIERARCHY,
         SKIPPED_PODS,
         TRACES,
+        HTTP2_FLOWS,
+        HTTP2_PODS,
+        HTTP2_CLOSED,
+        HTTP2_TURNS,
+        HTTP2_PROGRAMS,
     ];
 }
 
@@ -85,3 +100,11 @@ pub const POD_SERVICES_MAX: usize = 65_536;
 pub const SKIPPED_PODS_MAX: usize = 4_096;
 /// Bytes of the trace ring buffer.
 pub const TRACES_BYTES: usize = 1 << 18;
+/// Most connections whose frames are followed.
+pub const HTTP2_FLOWS_MAX: usize = FLOWS_MAX;
+/// Most pods whose connections are counted at a time; the least recently used is forgotten.
+pub const HTTP2_PODS_MAX: usize = 4_096;
+/// Most live connections of one pod whose frames are followed.
+pub const HTTP2_POD_FLOWS_MAX: u64 = 2_048;
+/// Places for closed connections whose last segments may still have to be shifted. The oldest makes way.
+pub const HTTP2_CLOSED_MAX: usize = 1_024;

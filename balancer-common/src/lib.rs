@@ -11,6 +11,7 @@ pub mod backend;
 pub mod flow;
 pub mod frontend;
 pub mod hierarchy;
+pub mod http2;
 pub mod pick;
 pub mod pod;
 pub mod reason;

@@ -42,6 +42,8 @@ pub const SERVICE_TRACKED: u32 = 1 << 1;
 /// Backends that fail, or end connections by themselves, are passed over for a while; for tracked
 /// services only.
 pub const SERVICE_EJECTS: u32 = 1 << 2;
+/// HTTP/2 frames of its connections are followed, so that they can be moved.
+pub const SERVICE_HTTP2: u32 = 1 << 3;
 
 /// A run of slots in the slot map.
 #[repr(C)]

@@ -1,16 +1,19 @@
 //! What the programs read from and write to the kernel's contexts, by name.
 
-use crate::maps::HAS_CURRENT_PID;
+use crate::maps::{HAS_CURRENT_PID, HAS_NETNS_COOKIE};
 use aya_ebpf::{
     EbpfContext,
     helpers::{
         bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_pid_tgid,
-        bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+        bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
         bpf_setsockopt,
     },
     programs::{SockAddrContext, SockContext, SockOpsContext},
 };
-use balancer_common::address::Address;
+use balancer_common::{
+    address::{Address, FAMILY_V4, MAPPED_PREFIX_BE},
+    http2::flow::Http2Key,
+};
 use core::ptr;
 
 /// `IPPROTO_TCP`. MPTCP sockets carry a protocol of their own (262) and are left alone.
@@ -156,5 +159,60 @@ pub(crate) fn rewrite_v6(ctx: &SockAddrContext, address: Address, port_be: u16) 
         ptr::write_volatile(words.add(2), address.0[2]);
         ptr::write_volatile(words.add(3), address.0[3]);
         ptr::write_volatile(&raw mut (*ctx.sock_addr).user_port, u32::from(port_be));
+    }
+}
+
+/// The connection of a socket as its packets show it, where the kernel tells the network namespace.
+#[inline(always)]
+pub(crate) fn http2_key(ctx: &SockOpsContext) -> Option<Http2Key> {
+    if HAS_NETNS_COOKIE.load() == 0 {
+        return None;
+    }
+    let ops = ctx.ops;
+    // SAFETY: the kernel passes a valid context, of which these fields are readable in every callback;
+    // the helper takes it from Linux 5.15 on, which the agent probes.
+    unsafe {
+        let words = |first: *const u32| {
+            [
+                ptr::read_volatile(first),
+                ptr::read_volatile(first.add(1)),
+                ptr::read_volatile(first.add(2)),
+                ptr::read_volatile(first.add(3)),
+            ]
+        };
+        let remote = words((&raw const (*ops).remote_ip6).cast());
+        let is_v4 = ptr::read_volatile(&raw const (*ops).family) == u32::from(FAMILY_V4)
+            || (remote[0] | remote[1] == 0 && remote[2] == MAPPED_PREFIX_BE);
+        let (client, server) = if is_v4 {
+            (
+                Address::from_v4(ptr::read_volatile(&raw const (*ops).local_ip4)),
+                Address::from_v4(ptr::read_volatile(&raw const (*ops).remote_ip4)),
+            )
+        } else {
+            (Address(words((&raw const (*ops).local_ip6).cast())), Address(remote))
+        };
+        Some(Http2Key {
+            netns: bpf_get_netns_cookie(ctx.as_ptr()),
+            client,
+            server,
+            client_port_be: (ptr::read_volatile(&raw const (*ops).local_port) as u16).to_be(),
+            // Unlike the local port, this is a 32-bit number in network byte order.
+            server_port_be: (u32::from_be(ptr::read_volatile(&raw const (*ops).remote_port))
+                as u16)
+                .to_be(),
+            reserved: 0,
+        })
+    }
+}
+
+/// The numbers of the next bytes that the client and the server send.
+#[inline(always)]
+pub(crate) fn next_sequence_numbers(ctx: &SockOpsContext) -> (u32, u32) {
+    // SAFETY: as in `srtt_us`.
+    unsafe {
+        (
+            ptr::read_volatile(&raw const (*ctx.ops).snd_nxt),
+            ptr::read_volatile(&raw const (*ctx.ops).rcv_nxt),
+        )
     }
 }

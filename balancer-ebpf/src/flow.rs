@@ -14,6 +14,7 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 use balancer_common::{
+    backend::EJECTION_NS,
     flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED, Flow},
     reason::Reason,
     service::SERVICE_EJECTS,
@@ -122,14 +123,17 @@ fn eject(cookie: u64, flow: &Flow, has_failed: bool) {
     if service.flags() & SERVICE_EJECTS == 0 {
         return;
     }
-    if !has_failed && service.is_sticky() {
-        // Servers end idle connections, too: no reason to lead a pod away from its backend.
+    let now_ns = context::now_ns();
+    // Servers end idle connections, too: no reason to lead a pod away from its backend. And where each
+    // call has a connection, a server that answers its client's GOAWAY may close before the client.
+    let is_young = now_ns.wrapping_sub(flow.started_ns) < EJECTION_NS;
+    if !has_failed && (is_young || service.is_sticky()) {
         return;
     }
     let Some(stats) = lookup::backend_stats(flow.backend) else {
         return;
     };
-    if stats.eject(has_failed, context::now_ns()) {
+    if stats.eject(has_failed, now_ns) {
         outcome::observed(Reason::Ejected, cookie, flow);
     }
 }

@@ -111,7 +111,7 @@ pub(crate) fn slot(chunk: u32, slot: u32) -> Option<u32> {
 /// In assembly since `core` has no read-modify-write atomics for targets without compare-and-swap,
 /// and since this must be the plain add that kernels before 5.12 know.
 #[inline(always)]
-fn add(target: *mut u64, amount: i64) {
+pub(crate) fn add(target: *mut u64, amount: i64) {
     // SAFETY: callers pass pointers to aligned map memory.
     unsafe {
         asm!("lock *(u64 *)({target} + 0) += {amount}", target = in(reg) target, amount = in(reg) amount);

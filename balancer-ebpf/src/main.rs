@@ -14,6 +14,7 @@
 mod connect;
 mod context;
 mod flow;
+mod http2;
 mod lookup;
 mod maps;
 mod outcome;
@@ -23,8 +24,8 @@ mod pod;
 mod tcp;
 
 use aya_ebpf::{
-    macros::{cgroup_sock, cgroup_sock_addr, sock_ops},
-    programs::{SockAddrContext, SockContext, SockOpsContext},
+    macros::{cgroup_sock, cgroup_sock_addr, classifier, sock_ops},
+    programs::{SockAddrContext, SockContext, SockOpsContext, TcContext},
 };
 
 /// Lets the system call go on. `connect()` hooks that return 0 would fail it with EPERM.
@@ -85,6 +86,36 @@ pub fn tcp_events(ctx: SockOpsContext) -> u32 {
 pub fn socket_released(ctx: SockContext) -> i32 {
     flow::released(&ctx);
     PROCEED
+}
+
+/// Packets that come in at a client's interface.
+#[classifier]
+pub fn http2_inbound(ctx: TcContext) -> i32 {
+    http2::inbound::<true>(&ctx)
+}
+
+/// As [`http2_inbound`], for kernels before 5.17, which have no `bpf_loop`.
+#[classifier]
+pub fn http2_inbound_bounded(ctx: TcContext) -> i32 {
+    http2::inbound::<false>(&ctx)
+}
+
+/// Packets that go out of a client's interface.
+#[classifier]
+pub fn http2_outbound(ctx: TcContext) -> i32 {
+    http2::outbound::<true>(&ctx)
+}
+
+/// As [`http2_outbound`], for kernels before 5.17.
+#[classifier]
+pub fn http2_outbound_bounded(ctx: TcContext) -> i32 {
+    http2::outbound::<false>(&ctx)
+}
+
+/// The agent's wishes, which it runs this program for.
+#[classifier]
+pub fn http2_request(ctx: TcContext) -> i32 {
+    http2::request(&ctx)
 }
 
 /// What the kernel must know to let these programs call GPL-only helpers.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
     macros::btf_map,
 };
 use balancer_common::{
@@ -12,6 +12,10 @@ use balancer_common::{
     flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
+    http2::{
+        self,
+        flow::{Http2Closed, Http2Flow, Http2Key},
+    },
     pod::{Affinity, PodServiceKey, Skip},
     reason::REASONS_MAX,
     service::{Service, ServiceName, ServiceStats, SlotChunk},
@@ -97,6 +101,31 @@ pub(crate) static SKIPPED_PODS: HashMap<u64, Skip, { abi::SKIPPED_PODS_MAX }, ON
 
 #[btf_map]
 pub(crate) static TRACES: RingBuf<TraceEvent, { abi::TRACES_BYTES }> = RingBuf::new();
+
+// Only connections of services that follow frames have an entry, of more than half a kilobyte.
+#[btf_map]
+pub(crate) static HTTP2_FLOWS: HashMap<Http2Key, Http2Flow, { abi::HTTP2_FLOWS_MAX }, ON_DEMAND> =
+    HashMap::new();
+
+#[btf_map]
+pub(crate) static HTTP2_PODS: LruHashMap<u64, u64, { abi::HTTP2_PODS_MAX }> = LruHashMap::new();
+
+#[btf_map]
+pub(crate) static HTTP2_CLOSED: Array<Http2Closed, { abi::HTTP2_CLOSED_MAX }> = Array::new();
+
+#[btf_map]
+pub(crate) static HTTP2_TURNS: Array<u64, 1> = Array::new();
+
+// A new entry is made up here: it is larger than a program's stack.
+#[btf_map]
+pub(crate) static HTTP2_DRAFT: PerCpuArray<Http2Flow, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static HTTP2_PROGRAMS: ProgramArray<{ http2::PROGRAMS }> = ProgramArray::new();
+
+/// Whether `bpf_get_netns_cookie` may be called from TCP hooks, which the agent probes.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_NETNS_COOKIE: Global<u8> = Global::new(0);
 
 /// Whether `bpf_get_current_pid_tgid` may be called from socket hooks, which the agent probes. Set when the
 /// programs are loaded; the verifier then drops the branch that is not taken.

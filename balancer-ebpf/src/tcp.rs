@@ -1,6 +1,6 @@
 //! TCP events of tracked connections (sock_ops): established, ended, retransmitted, round-trip time.
 
-use crate::{context, flow, lookup, lookup::Counter, outcome};
+use crate::{context, flow, http2, lookup, lookup::Counter, outcome};
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RETRANS_CB, BPF_SOCK_OPS_RETRANS_CB_FLAG,
@@ -13,6 +13,7 @@ use aya_ebpf::{
 use balancer_common::{
     flow::{FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED},
     reason::Reason,
+    service::SERVICE_HTTP2,
 };
 
 /// `TCP_CLOSE` of `include/net/tcp_states.h`; part of the ABI since `BPF_TCP_CLOSE` mirrors it.
@@ -55,10 +56,17 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
 #[inline(always)]
 fn state_changed(ctx: &SockOpsContext, old: u32, new: u32) {
     match new {
-        // The client has sent its FIN: what the backend answers to it, be it a reset since the client
-        // did not wait, is no act of the backend's own.
-        TCP_CLOSE if CLIENT_HAS_CLOSED >> (old & 31) & 1 != 0 => flow::closed(context::cookie(ctx)),
-        TCP_CLOSE => flow::failed(context::cookie(ctx)),
+        TCP_CLOSE => {
+            let cookie = context::cookie(ctx);
+            if CLIENT_HAS_CLOSED >> (old & 31) & 1 == 0 {
+                flow::failed(cookie);
+            } else {
+                // The client has sent its FIN: what the backend answers to it, be it a reset since the
+                // client did not wait, is no act of the backend's own.
+                flow::closed(cookie);
+            }
+            http2::closed(ctx, cookie);
+        }
         TCP_CLOSE_WAIT => flow::closed_by_backend(context::cookie(ctx)),
         _ => {}
     }
@@ -122,6 +130,9 @@ fn established(ctx: &SockOpsContext) {
         stats.readmit();
     }
     outcome::observed(Reason::Established, cookie, &flow);
+    if lookup::service(flow.service).is_some_and(|service| service.flags() & SERVICE_HTTP2 != 0) {
+        http2::established(ctx, cookie, &flow);
+    }
 }
 
 #[inline(always)]

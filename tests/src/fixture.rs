@@ -74,6 +74,11 @@ impl Fixture {
         Ok(taken)
     }
 
+    /// What this kernel lacks.
+    pub fn degraded(&self) -> &[String] {
+        &self.loaded.report.degraded
+    }
+
     /// A client of a pod with this name.
     ///
     /// # Errors

@@ -115,6 +115,17 @@ pub const PROGRAMS: [ProgramSpec; 6] = [
     ProgramSpec { name: "connect6", compat: Some(("connect6_compat", CURSOR_LOSS)) },
 ];
 
+const STEPS_LOSS: &str = "segments with more than 256 HTTP/2 frames end the tracking of their \
+    connection (loops of any length exist from Linux 5.17 on)";
+
+/// The programs that follow HTTP/2 frames. Without them, and without
+/// [`Loaded::follows_frames`], everything else works.
+pub const HTTP2_PROGRAMS: [ProgramSpec; 3] = [
+    ProgramSpec { name: "http2_inbound", compat: Some(("http2_inbound_bounded", STEPS_LOSS)) },
+    ProgramSpec { name: "http2_outbound", compat: Some(("http2_outbound_bounded", STEPS_LOSS)) },
+    ProgramSpec { name: "http2_request", compat: None },
+];
+
 /// What loading found.
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
@@ -132,6 +143,8 @@ pub struct Loaded {
     pub ebpf: Ebpf,
     /// The name under which each of [`PROGRAMS`] was loaded, in the same order.
     pub chosen: Vec<(&'static str, &'static str)>,
+    /// The same for [`HTTP2_PROGRAMS`]; empty when this kernel cannot run them.
+    pub http2: Vec<(&'static str, &'static str)>,
     /// The pinned maps.
     pub maps: Maps,
     /// What was found.
@@ -166,15 +179,25 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
                 .into(),
         );
     }
-    let mut ebpf = load_object(&directory, limits, log_level, has_pid)?;
+    let has_netns = is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie)
+        .unwrap_or(false);
+    let mut ebpf = load_object(&directory, limits, log_level, has_pid, has_netns)?;
     let mut chosen = Vec::new();
     for spec in &PROGRAMS {
         chosen.push((spec.name, load_program(&mut ebpf, spec, &mut report)?));
     }
+    let http2 = if has_netns { load_http2(&mut ebpf, &mut report) } else { Vec::new() };
+    if !has_netns {
+        report.degraded.push(
+            "HTTP/2 connections are not followed and cannot be moved (network namespaces have no \
+             cookies for TCP events before Linux 5.15)"
+                .into(),
+        );
+    }
     report.degraded.dedup();
     let maps = Maps::open(pins, &report.layout)?;
     check_settings(&maps, &report.layout)?;
-    Ok(Loaded { ebpf, chosen, maps, report })
+    Ok(Loaded { ebpf, chosen, http2, maps, report })
 }
 
 fn load_object(
@@ -182,13 +205,15 @@ fn load_object(
     limits: &Limits,
     log_level: u8,
     has_pid: bool,
+    has_netns: bool,
 ) -> Result<Ebpf, EbpfError> {
-    let has_pid = u8::from(has_pid);
+    let (has_pid, has_netns) = (u8::from(has_pid), u8::from(has_netns));
     let mut loader = EbpfLoader::new();
     // No program reads kernel structures, so that there is nothing to relocate against the
     // kernel's own type information, whose parsing would cost megabytes.
     loader.btf(None);
     loader.override_global("HAS_CURRENT_PID", &has_pid, true);
+    loader.override_global("HAS_NETNS_COOKIE", &has_netns, true);
     loader.override_global(aya_log::LEVEL, &log_level, false);
     for name in map::PINNED {
         loader.map_pin_path(name, directory.join(name));
@@ -206,11 +231,31 @@ fn load_object(
         (map::POD_CURSORS, limits.pod_services),
         (map::AFFINITIES, limits.pod_services),
         (map::FLOWS, limits.flows),
+        (map::HTTP2_FLOWS, limits.flows),
     ];
     for (name, entries) in sizes {
         loader.map_max_entries(name, entries);
     }
     loader.load(OBJECT)
+}
+
+/// Loads the programs that follow frames: all of them, or none.
+fn load_http2(
+    ebpf: &mut Ebpf,
+    report: &mut LoadReport,
+) -> Vec<(&'static str, &'static str)> {
+    let mut chosen = Vec::new();
+    for spec in &HTTP2_PROGRAMS {
+        match load_program(ebpf, spec, report) {
+            Ok(variant) => chosen.push((spec.name, variant)),
+            Err(error) => {
+                let loss = "HTTP/2 connections are not followed and cannot be moved";
+                report.degraded.push(format!("{loss} ({error})"));
+                return Vec::new();
+            }
+        }
+    }
+    chosen
 }
 
 /// Loads a program, or its stand-in where the kernel refuses it.
@@ -239,6 +284,7 @@ fn load_one(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => return Err(LoadError::NoProgram { name }),
     };
     loaded.map_err(|cause| LoadError::Program { name, cause })

@@ -106,12 +106,12 @@ impl StatsRef {
         true
     }
 
-    /// A connection attempt succeeded: whatever failed before does not count any more.
+    /// A connection attempt succeeded: whatever there was against the backend does not count any more.
     #[inline(always)]
     pub(crate) fn readmit(self) {
         // SAFETY: as in `eject`.
         unsafe {
-            if ptr::read_volatile(&raw const (*self.0).failures) != 0 {
+            if ptr::read_volatile(&raw const (*self.0).ejected_until_ns) != 0 {
                 ptr::write_volatile(&raw mut (*self.0).failures, 0);
                 ptr::write_volatile(&raw mut (*self.0).ejected_until_ns, 0);
             }

@@ -1,0 +1,348 @@
+//! The connections whose frames are followed: made when established, changed under their gate, removed
+//! with both locks taken.
+
+use crate::{context, maps};
+use aya_ebpf::{bindings::BPF_NOEXIST, programs::SockOpsContext};
+use balancer_common::{
+    abi,
+    flow::Flow,
+    http2::{
+        flow::{Http2Closed, Http2Flow, Http2Key},
+        frame::Sender,
+        gate::{self, CLOSED, DEAD, INJECTED, LOCKED_IN, LOCKED_OUT, TAG},
+        streams::{self, Event, PROBES_MAX},
+        track::Track,
+    },
+};
+use core::{arch::asm, ptr};
+
+/// How often a lock is tried. It is held for less than a microsecond, and each attempt takes some ten
+/// nanoseconds.
+const LOCK_ATTEMPTS: u32 = 64;
+
+/// An entry of `HTTP2_FLOWS`, which other processors use as well.
+#[derive(Clone, Copy)]
+pub(super) struct FlowRef(pub(super) *mut Http2Flow);
+
+/// The entry of a connection. It may be removed at any time, and its memory used again: nothing is
+/// believed of it but under its gate's tag.
+#[inline(always)]
+pub(super) fn find(key: &Http2Key) -> Option<FlowRef> {
+    maps::HTTP2_FLOWS.get_ptr_mut(key).map(FlowRef)
+}
+
+/// The outcome of trying to take a lock: the word before, and whether it is ours.
+pub(super) struct Attempt {
+    pub(super) gate: u64,
+    pub(super) is_held: bool,
+}
+
+impl FlowRef {
+    #[inline(always)]
+    pub(super) fn gate(self) -> u64 {
+        // SAFETY: the entry is memory of the map; the read is volatile since others write.
+        unsafe { ptr::read_volatile(&raw const (*self.0).gate) }
+    }
+
+    /// Sets bits; returns the word as it was.
+    #[inline(always)]
+    pub(super) fn set(self, bits: u64) -> u64 {
+        let mut value = bits;
+        // SAFETY: the gate is an aligned word of the map's memory.
+        unsafe {
+            let gate = &raw mut (*self.0).gate;
+            asm!("{value} = atomic_fetch_or((u64 *)({gate} + 0), {value})", gate = in(reg) gate, value = inout(reg) value);
+        }
+        value
+    }
+
+    /// Turns bits round; returns the word as it was.
+    #[inline(always)]
+    pub(super) fn flip(self, bits: u64) -> u64 {
+        let mut value = bits;
+        // SAFETY: as in `set`.
+        unsafe {
+            let gate = &raw mut (*self.0).gate;
+            asm!("{value} = atomic_fetch_xor((u64 *)({gate} + 0), {value})", gate = in(reg) gate, value = inout(reg) value);
+        }
+        value
+    }
+
+    /// Clears bits; returns the word as it was.
+    #[inline(always)]
+    pub(super) fn clear(self, bits: u64) -> u64 {
+        let mut value = !bits;
+        // SAFETY: as in `set`.
+        unsafe {
+            let gate = &raw mut (*self.0).gate;
+            asm!("{value} = atomic_fetch_and((u64 *)({gate} + 0), {value})", gate = in(reg) gate, value = inout(reg) value);
+        }
+        value
+    }
+
+    /// Replaces the word, if it is as expected; returns the word as it was.
+    #[inline(always)]
+    pub(super) fn swap(self, expected: u64, new: u64) -> u64 {
+        let mut value = expected;
+        // SAFETY: as in `set`.
+        unsafe {
+            let gate = &raw mut (*self.0).gate;
+            asm!("r0 = cmpxchg_64({gate} + 0, r0, {new})", gate = in(reg) gate, new = in(reg) new, inout("r0") value);
+        }
+        value
+    }
+
+    /// Takes a lock, waiting for its holder a bounded time.
+    #[inline(always)]
+    pub(super) fn lock(self, lock: u64) -> Attempt {
+        let mut gate = self.set(lock);
+        // VERIFIER: a constant bound.
+        for _ in 0..LOCK_ATTEMPTS {
+            if gate & lock == 0 {
+                return Attempt { gate, is_held: true };
+            }
+            if gate & DEAD != 0 {
+                break;
+            }
+            gate = self.set(lock);
+        }
+        Attempt { gate, is_held: gate & lock == 0 }
+    }
+
+    /// Remembers a stream, or counts that there is no room for it.
+    // VERIFIER: functions of their own, as is `close`: each attempt would be verified on every path.
+    #[inline(never)]
+    fn open(self, stream: u32) -> bool {
+        for attempt in 0..PROBES_MAX {
+            let old = self.swap_stream(stream, attempt, 0, stream);
+            if old == 0 {
+                return true;
+            }
+            if old == stream {
+                return false;
+            }
+        }
+        // SAFETY: the caller holds the client's lock, and nobody else writes this.
+        unsafe { (*self.0).uncounted += 1 };
+        true
+    }
+
+    /// Forgets a stream; whether it was there.
+    #[inline(never)]
+    fn close(self, stream: u32) -> bool {
+        if stream == 0 {
+            return false;
+        }
+        for attempt in 0..PROBES_MAX {
+            if self.swap_stream(stream, attempt, stream, 0) == stream {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[inline(always)]
+    fn swap_stream(self, stream: u32, attempt: u32, expected: u32, new: u32) -> u32 {
+        let mut value = u64::from(expected);
+        // SAFETY: the slot is below the table's length, and an aligned word of the map's memory.
+        unsafe {
+            let slot =
+                (&raw mut (*self.0).streams).cast::<u32>().add(streams::slot(stream, attempt));
+            asm!("w0 = cmpxchg32_32(r1 + 0, w0, w2)", in("r1") slot, in("r2") u64::from(new), inout("r0") value);
+        }
+        value as u32
+    }
+
+    /// Counts what a frame head means. The caller holds the sender's lock.
+    #[inline(always)]
+    pub(super) fn count(self, sender: Sender, event: Event) {
+        let flow = self.0;
+        // SAFETY: each counter is written under one of the two locks only, the one that is held.
+        unsafe {
+            match event {
+                Event::None => {}
+                Event::Opened(stream) => {
+                    if self.open(stream) {
+                        (*flow).opened += 1;
+                    }
+                }
+                Event::Ended(stream) => {
+                    if self.close(stream) {
+                        (*flow).ended += 1;
+                    }
+                }
+                Event::Reset(stream) => {
+                    if self.close(stream) {
+                        match sender {
+                            Sender::Client => (*flow).reset_by_client += 1,
+                            Sender::Server => (*flow).reset_by_server += 1,
+                        }
+                    }
+                }
+                Event::GoAway => {
+                    if sender == Sender::Server {
+                        (*flow).goaways += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Counts a segment that carried the frame.
+    #[inline(always)]
+    pub(super) fn count_frame(self) {
+        // SAFETY: a counter of the map's memory. Two at once may count as one.
+        unsafe { (*self.0).frames += 1 };
+    }
+
+    /// Counts a segment that was dropped.
+    #[inline(always)]
+    pub(super) fn count_dropped(self) {
+        // SAFETY: as in `count_frame`.
+        unsafe { (*self.0).dropped += 1 };
+    }
+
+    /// Streams in flight; a little off while both sides' packets are handled at this moment.
+    #[inline(always)]
+    pub(super) fn in_flight(self) -> u32 {
+        let read = |field: *const u32| {
+            // SAFETY: pointers into the map's memory; volatile since others write.
+            unsafe { ptr::read_volatile(field) }
+        };
+        // SAFETY: only addresses are taken.
+        let (opened, uncounted, ended, client, server) = unsafe {
+            (
+                read(&raw const (*self.0).opened),
+                read(&raw const (*self.0).uncounted),
+                read(&raw const (*self.0).ended),
+                read(&raw const (*self.0).reset_by_client),
+                read(&raw const (*self.0).reset_by_server),
+            )
+        };
+        if uncounted != 0 {
+            // It is not known when those end: never quiet.
+            return u32::MAX;
+        }
+        opened.wrapping_sub(ended).wrapping_sub(client).wrapping_sub(server)
+    }
+}
+
+/// Begins to follow a connection whose handshake is complete.
+#[inline(never)]
+pub(crate) fn established(ctx: &SockOpsContext, cookie: u64, flow: &Flow) {
+    let Some(key) = context::http2_key(ctx) else { return };
+    if let Some(old) = find(&key) {
+        // Of an earlier connection between the same ends.
+        let gate = old.set(DEAD);
+        if gate & CLOSED == 0 {
+            // SAFETY: the field is written before the entry is inserted, and never again.
+            count_pod(unsafe { ptr::read_volatile(&raw const (*old.0).pod) }, -1);
+        }
+        remove(&key, old);
+    }
+    let Some(live) = pod_flows(flow.pod) else { return };
+    if live >= abi::HTTP2_POD_FLOWS_MAX.cast_signed() {
+        return;
+    }
+    let Some(draft) = maps::HTTP2_DRAFT.get_ptr_mut(0) else { return };
+    let (client_seq, server_seq) = context::next_sequence_numbers(ctx);
+    // SAFETY: the value is this CPU's own. Another TCP event that interrupts this one would have to be
+    // handled on this CPU at the same time, which these hooks never are: they run with softirqs off.
+    unsafe {
+        ptr::write_bytes(draft, 0, 1);
+        (*draft).gate = gate::tag(&key);
+        (*draft).cookie = cookie;
+        (*draft).pod = flow.pod;
+        (*draft).inbound = Track::new(Sender::Server, server_seq);
+        (*draft).outbound = Track::new(Sender::Client, client_seq);
+        (*draft).client_ack = server_seq;
+        if maps::HTTP2_FLOWS.insert(&key, &*draft, u64::from(BPF_NOEXIST)).is_ok() {
+            count_pod(flow.pod, 1);
+        }
+    }
+}
+
+/// The client's socket is closed. What was moved is kept for a while: the server's last segments are
+/// answered without the socket, and have to be shifted.
+#[inline(never)]
+pub(crate) fn closed(ctx: &SockOpsContext, cookie: u64) {
+    let Some(key) = context::http2_key(ctx) else { return };
+    let Some(flow) = find(&key) else { return };
+    // SAFETY: written before the entry is inserted, and never again.
+    let (owner, pod) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*flow.0).cookie),
+            ptr::read_volatile(&raw const (*flow.0).pod),
+        )
+    };
+    if owner != cookie {
+        return;
+    }
+    let gate = flow.set(CLOSED);
+    if gate & CLOSED != 0 {
+        return;
+    }
+    count_pod(pod, -1);
+    if gate & INJECTED != 0 || !remove(&key, flow) {
+        linger(&Http2Closed { key, cookie });
+    }
+}
+
+/// Removes an entry, unless one of its packets is being handled.
+#[inline(always)]
+fn remove(key: &Http2Key, flow: FlowRef) -> bool {
+    const BOTH: u64 = LOCKED_IN | LOCKED_OUT;
+    let gate = flow.set(BOTH);
+    if gate & BOTH != 0 {
+        // Give back what was free; the rest is its holder's.
+        flow.clear(BOTH & !gate);
+        return false;
+    }
+    maps::HTTP2_FLOWS.remove(key).is_ok()
+}
+
+/// Puts a closed connection into the ring, and removes the one whose place it takes.
+#[inline(always)]
+fn linger(closed: &Http2Closed) {
+    let Some(turns) = maps::HTTP2_TURNS.get_ptr_mut(0) else { return };
+    let mut turn = 1_u64;
+    // SAFETY: an aligned word of the map's memory.
+    unsafe {
+        asm!("{turn} = atomic_fetch_add((u64 *)({turns} + 0), {turn})", turns = in(reg) turns, turn = inout(reg) turn);
+    }
+    let place = maps::HTTP2_CLOSED.get_ptr_mut((turn % abi::HTTP2_CLOSED_MAX as u64) as u32);
+    let Some(place) = place else { return };
+    // SAFETY: a place is given to one connection in so many that are closed; two at once would be one
+    // whole round apart.
+    let oldest = unsafe { ptr::replace(place, *closed) };
+    let Some(flow) = find(&oldest.key) else { return };
+    // SAFETY: written before the entry is inserted, and never again.
+    let cookie = unsafe { ptr::read_volatile(&raw const (*flow.0).cookie) };
+    if cookie == oldest.cookie && flow.gate() & CLOSED != 0 {
+        remove(&oldest.key, flow);
+    }
+}
+
+/// How many live connections of a pod are followed.
+#[inline(always)]
+fn pod_flows(pod: u64) -> Option<i64> {
+    if let Some(count) = maps::HTTP2_PODS.get_ptr(pod) {
+        // SAFETY: a word of the map's memory; volatile since others write.
+        return Some(unsafe { ptr::read_volatile(count) }.cast_signed());
+    }
+    maps::HTTP2_PODS.insert(pod, 0, u64::from(BPF_NOEXIST)).ok()?;
+    Some(0)
+}
+
+#[inline(always)]
+fn count_pod(pod: u64, amount: i64) {
+    if let Some(count) = maps::HTTP2_PODS.get_ptr_mut(pod) {
+        crate::lookup::add(count, amount);
+    }
+}
+
+/// Whether the word belongs to this connection, and means something.
+#[inline(always)]
+pub(super) fn is_of(gate: u64, tag: u64) -> bool {
+    gate & TAG == tag && gate & DEAD == 0
+}
