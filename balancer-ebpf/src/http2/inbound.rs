@@ -26,9 +26,10 @@ const PUBLISH_ATTEMPTS: u32 = 8;
 #[inline(always)]
 pub(crate) fn inbound<const LOOP: bool>(ctx: &TcContext) -> i32 {
     let mut key = Http2Key::default();
-    let Some(packet) = Packet::read(ctx, Way::In, &mut key) else {
+    let mut packet = Packet::default();
+    if !packet.read(ctx, Way::In, &mut key) {
         return PASS;
-    };
+    }
     let Some(flow) = flows::find(&key) else {
         return PASS;
     };

@@ -32,9 +32,10 @@ const EDGES_MAX: u32 = 8;
 #[inline(always)]
 pub(crate) fn outbound<const LOOP: bool>(ctx: &TcContext) -> i32 {
     let mut key = Http2Key::default();
-    let Some(packet) = Packet::read(ctx, Way::Out, &mut key) else {
+    let mut packet = Packet::default();
+    if !packet.read(ctx, Way::Out, &mut key) {
         return PASS;
-    };
+    }
     let Some(flow) = flows::find(&key) else {
         return PASS;
     };

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_F_PSEUDO_HDR,
+    bindings::{__sk_buff, BPF_F_PSEUDO_HDR},
     helpers::{bpf_csum_diff, bpf_csum_update, bpf_skb_change_tail, bpf_skb_load_bytes},
     programs::TcContext,
 };
@@ -15,16 +15,17 @@ use balancer_common::{
         shift::{FRAME, FRAME_BYTES, frame_sum},
     },
 };
-use core::ptr;
+use core::{mem::MaybeUninit, ptr};
 
 const ETH_P_IP_BE: u32 = 0x0800_u16.to_be() as u32;
 const ETH_P_IPV6_BE: u32 = 0x86dd_u16.to_be() as u32;
-const PROTOCOL_TCP: u8 = 6;
-const HOP_BY_HOP: u8 = 0;
+const PROTOCOL_TCP: u32 = 6;
+const HOP_BY_HOP: u32 = 0;
 const IPV6_BYTES: u32 = 40;
 const TCP_BYTES: u32 = 20;
 /// More fragments, and where a fragment belongs (RFC 791, section 3.1).
-const FRAGMENT: u16 = 0x3fff;
+const FRAGMENT: u32 = 0x3fff;
+const OFFSET: u32 = 0x1fff;
 
 pub(super) const FIN: u8 = 1;
 pub(super) const SYN: u8 = 1 << 1;
@@ -38,6 +39,7 @@ pub(super) const URG: u8 = 1 << 5;
 const CHANGED_BYTES_MAX: u32 = 15_000;
 
 /// Where the parts of a packet are, and what its TCP header says.
+#[derive(Default)]
 pub(super) struct Packet {
     ip_at: u32,
     pub(super) tcp_at: u32,
@@ -61,9 +63,17 @@ pub(super) enum Way {
 }
 
 impl Packet {
-    /// A TCP segment and the connection that it belongs to.
+    /// A TCP segment and the connection that it belongs to; whether there is one.
+    // VERIFIER: a function of its own, so that its buffers are on no path with those of others. It returns
+    // no option of a packet: the kernel refuses type information in which a flag of such a union does not
+    // stand at its beginning.
+    #[inline(never)]
+    pub(super) fn read(&mut self, ctx: &TcContext, way: Way, key: &mut Http2Key) -> bool {
+        self.try_read(ctx, way, key).is_some()
+    }
+
     #[inline(always)]
-    pub(super) fn read(ctx: &TcContext, way: Way, key: &mut Http2Key) -> Option<Self> {
+    fn try_read(&mut self, ctx: &TcContext, way: Way, key: &mut Http2Key) -> Option<()> {
         let skb = ctx.skb.skb;
         // SAFETY: the kernel passes a valid context, and all of these fields are readable in it.
         let (protocol, tagged, netns, ip_at) = unsafe {
@@ -81,89 +91,94 @@ impl Packet {
         }
         key.netns = netns;
         key.reserved = 0;
-        let mut packet = match protocol {
-            ETH_P_IP_BE => Self::read_v4(ctx, ip_at, way, key)?,
-            ETH_P_IPV6_BE => Self::read_v6(ctx, ip_at, way, key)?,
+        self.ip_at = ip_at;
+        let (source, destination) = match way {
+            Way::In => (&mut key.server, &mut key.client),
+            Way::Out => (&mut key.client, &mut key.server),
+        };
+        match protocol {
+            ETH_P_IP_BE => self.read_v4(ctx, source, destination)?,
+            ETH_P_IPV6_BE => self.read_v6(ctx, source, destination)?,
             _ => return None,
-        };
-        let tcp: [u8; TCP_BYTES as usize] = ctx.load(packet.tcp_at as usize).ok()?;
-        let ports = [u16::from_ne_bytes([tcp[0], tcp[1]]), u16::from_ne_bytes([tcp[2], tcp[3]])];
+        }
+        let mut tcp = [0_u32; TCP_BYTES as usize / 4];
+        load_into(ctx, self.tcp_at, &mut tcp)?;
+        let [ports, seq, ack, rest, _] = tcp.map(u32::from_be);
+        let (source_be, destination_be) = (((ports >> 16) as u16).to_be(), (ports as u16).to_be());
         (key.client_port_be, key.server_port_be) = match way {
-            Way::In => (ports[1], ports[0]),
-            Way::Out => (ports[0], ports[1]),
+            Way::In => (destination_be, source_be),
+            Way::Out => (source_be, destination_be),
         };
-        packet.seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-        packet.ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
-        packet.flags = tcp[13];
-        packet.window = u32::from(u16::from_be_bytes([tcp[14], tcp[15]]));
-        let header = u32::from(tcp[12] >> 4) * 4;
-        packet.payload_at = packet.tcp_at + header;
-        let fits = header >= TCP_BYTES && packet.payload_at <= packet.end && packet.end <= ctx.len();
-        fits.then_some(packet)
+        self.seq = seq;
+        self.ack = ack;
+        self.flags = (rest >> 16) as u8;
+        self.window = rest & 0xffff;
+        let header = (rest >> 28) * 4;
+        self.payload_at = self.tcp_at + header;
+        let fits =
+            header >= TCP_BYTES && self.payload_at <= self.end && self.end <= ctx.len();
+        fits.then_some(())
     }
 
     #[inline(always)]
-    fn read_v4(ctx: &TcContext, ip_at: u32, way: Way, key: &mut Http2Key) -> Option<Self> {
-        let ip: [u8; 20] = ctx.load(ip_at as usize).ok()?;
-        let header = u32::from(ip[0] & 0xf) * 4;
-        let fragment = u16::from_be_bytes([ip[6], ip[7]]) & FRAGMENT;
+    fn read_v4(
+        &mut self,
+        ctx: &TcContext,
+        source: &mut Address,
+        destination: &mut Address,
+    ) -> Option<()> {
+        let mut ip = [0_u32; 5];
+        load_into(ctx, self.ip_at, &mut ip)?;
+        let first = u32::from_be(ip[0]);
+        let header = (first >> 24 & 0xf) * 4;
+        let fragment = u32::from_be(ip[1]) & FRAGMENT;
+        let protocol = u32::from_be(ip[2]) >> 16 & 0xff;
         // Only a first fragment has a TCP header.
-        if ip[0] >> 4 != 4 || header < 20 || ip[9] != PROTOCOL_TCP || fragment & 0x1fff != 0 {
+        if first >> 28 != 4 || header < 20 || protocol != PROTOCOL_TCP || fragment & OFFSET != 0 {
             return None;
         }
-        let length = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
-        let ends = [
-            Address::from_v4(u32::from_ne_bytes([ip[12], ip[13], ip[14], ip[15]])),
-            Address::from_v4(u32::from_ne_bytes([ip[16], ip[17], ip[18], ip[19]])),
-        ];
-        place_ends(key, way, ends);
+        let length = first & 0xffff;
+        *source = Address::from_v4(ip[3]);
+        *destination = Address::from_v4(ip[4]);
         // Zero in packets of more than 65,535 bytes (Linux 6.3, "BIG TCP" for IPv4).
-        let end = if length == 0 { ctx.len() } else { ip_at + length };
-        Some(Self::new(ip_at, ip_at + header, end, false, header == 20 && fragment == 0 && length != 0))
+        self.end = if length == 0 { ctx.len() } else { self.ip_at + length };
+        self.tcp_at = self.ip_at + header;
+        self.is_v6 = false;
+        self.is_plain = header == 20 && fragment == 0 && length != 0;
+        Some(())
     }
 
     #[inline(always)]
-    fn read_v6(ctx: &TcContext, ip_at: u32, way: Way, key: &mut Http2Key) -> Option<Self> {
-        let ip: [u8; IPV6_BYTES as usize] = ctx.load(ip_at as usize).ok()?;
-        let length = u32::from(u16::from_be_bytes([ip[4], ip[5]]));
-        let mut tcp_at = ip_at + IPV6_BYTES;
-        let mut end = tcp_at + length;
-        let is_plain = ip[6] == PROTOCOL_TCP;
-        if !is_plain {
+    fn read_v6(
+        &mut self,
+        ctx: &TcContext,
+        source: &mut Address,
+        destination: &mut Address,
+    ) -> Option<()> {
+        let mut ip = [0_u32; 2];
+        load_into(ctx, self.ip_at, &mut ip)?;
+        load_into(ctx, self.ip_at + 8, source)?;
+        load_into(ctx, self.ip_at + 24, destination)?;
+        let second = u32::from_be(ip[1]);
+        let (length, next) = (second >> 16, second >> 8 & 0xff);
+        self.tcp_at = self.ip_at + IPV6_BYTES;
+        self.end = self.tcp_at + length;
+        self.is_v6 = true;
+        self.is_plain = next == PROTOCOL_TCP;
+        if !self.is_plain {
             // The one extension header that TCP gets: that of packets of more than 65,535 bytes (RFC
             // 2675; Linux 5.19, "BIG TCP").
-            let option: [u8; 8] = ctx.load(tcp_at as usize).ok()?;
-            if ip[6] != HOP_BY_HOP || option[0] != PROTOCOL_TCP || option[1] != 0 {
+            load_into(ctx, self.tcp_at, &mut ip)?;
+            let option = u32::from_be(ip[0]) >> 16;
+            if next != HOP_BY_HOP || option != PROTOCOL_TCP << 8 {
                 return None;
             }
-            tcp_at += 8;
+            self.tcp_at += 8;
             if length == 0 {
-                end = ctx.len();
+                self.end = ctx.len();
             }
         }
-        let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
-        let ends = [
-            Address([word(8), word(12), word(16), word(20)]),
-            Address([word(24), word(28), word(32), word(36)]),
-        ];
-        place_ends(key, way, ends);
-        Some(Self::new(ip_at, tcp_at, end, true, is_plain))
-    }
-
-    #[inline(always)]
-    fn new(ip_at: u32, tcp_at: u32, end: u32, is_v6: bool, is_plain: bool) -> Self {
-        Self {
-            ip_at,
-            tcp_at,
-            payload_at: tcp_at,
-            end,
-            seq: 0,
-            ack: 0,
-            window: 0,
-            flags: 0,
-            is_v6,
-            is_plain,
-        }
+        Some(())
     }
 
     /// Bytes of payload.
@@ -264,25 +279,14 @@ impl Packet {
     }
 
     /// Takes the payload from `from` on out of the checksum.
-    // VERIFIER: a function of its own, as are those below: their buffers are on no path together.
-    #[inline(never)]
+    #[inline(always)]
     fn uncount(&self, ctx: &TcContext, from: u32) -> Result<(), i64> {
-        let mut sum = 0_u64;
-        let mut at = from;
-        // VERIFIER: a constant bound; a longer packet is dropped instead, for its sender to repeat.
-        for _ in 0..CUT_CHUNKS_MAX {
-            let left = self.end.wrapping_sub(at);
-            if left == 0 || left > self.end {
-                break;
-            }
-            let bytes = if left < CHUNK_BYTES { left } else { CHUNK_BYTES };
-            sum += chunk_sum(ctx, at, bytes)?;
-            at += bytes;
-        }
-        if at < self.end {
+        // SAFETY: the context is ours.
+        let sum = unsafe { http2_sum(ctx.skb.skb, from, self.end) };
+        if sum == UNREADABLE {
             return Err(-1);
         }
-        let mut sum = fold(sum);
+        let mut sum = sum as u16;
         if (from - self.payload_at) & 1 == 1 {
             sum = sum.rotate_left(8);
         }
@@ -295,25 +299,45 @@ impl Packet {
     }
 }
 
-/// The sum of at most [`CHUNK_BYTES`] bytes.
+/// The sum of 16-bit words of a packet's bytes `from..end`; all ones when they cannot be read.
+///
+/// # Safety
+/// The context is that of the calling program.
+// VERIFIER: a global function, which is verified once and by itself, and not on every path.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn chunk_sum(ctx: &TcContext, at: u32, bytes: u32) -> Result<u64, i64> {
-    let mut chunk = [0_u64; CHUNK_BYTES as usize / 8];
-    // VERIFIER: the size of what is read must have bounds.
-    if bytes == 0 || bytes > CHUNK_BYTES {
-        return Err(-1);
-    }
-    let to = chunk.as_mut_ptr();
-    // SAFETY: the chunk has room for so many bytes; nothing is read through the null pointer.
-    let sum = unsafe {
-        let rc = bpf_skb_load_bytes(ctx.as_ptr(), at, to.cast(), bytes);
-        if rc != 0 {
-            return Err(rc);
+pub unsafe extern "C" fn http2_sum(skb: *mut __sk_buff, from: u32, end: u32) -> u64 {
+    let mut chunk = MaybeUninit::<[u64; CHUNK_BYTES as usize / 8]>::uninit();
+    let to: *mut u64 = chunk.as_mut_ptr().cast();
+    let mut sum = 0_u64;
+    let mut at = from;
+    // VERIFIER: a constant bound; a longer packet is dropped instead, for its sender to repeat.
+    for _ in 0..CUT_CHUNKS_MAX {
+        if at >= end {
+            return u64::from(fold(sum));
         }
-        bpf_csum_diff(ptr::null_mut(), 0, to.cast(), CHUNK_BYTES, 0)
-    };
-    if sum < 0 { Err(sum) } else { Ok(sum.cast_unsigned() & 0xffff_ffff) }
+        let left = end - at;
+        // VERIFIER: what is read has a size between one and that of the chunk, whatever was passed.
+        let bytes = if left >= CHUNK_BYTES { CHUNK_BYTES } else { (left.wrapping_sub(1) & (CHUNK_BYTES - 1)) + 1 };
+        // SAFETY: the chunk has room for so many bytes; nothing is read through the null pointer.
+        unsafe {
+            // VERIFIER: word by word, since a function that fills memory would be a loop over bytes.
+            for index in 0..CHUNK_BYTES as usize / 8 {
+                ptr::write_volatile(to.add(index), 0);
+            }
+            if bpf_skb_load_bytes(skb.cast(), at, to.cast(), bytes) != 0 {
+                return UNREADABLE;
+            }
+            let added = bpf_csum_diff(ptr::null_mut(), 0, to.cast(), CHUNK_BYTES, 0);
+            sum += added.cast_unsigned() & 0xffff_ffff;
+        }
+        at += bytes;
+    }
+    UNREADABLE
 }
+
+/// In place of a sum.
+const UNREADABLE: u64 = u64::MAX;
 
 /// Bytes that the kernel sums up at once.
 const CHUNK_BYTES: u32 = 64;
@@ -338,36 +362,26 @@ fn change_tail(ctx: &TcContext, length: u32) -> Result<(), i64> {
     if rc == 0 { Ok(()) } else { Err(rc) }
 }
 
+/// Reads into memory that is there already: another copy would be stack.
 #[inline(always)]
-fn place_ends(key: &mut Http2Key, way: Way, [source, destination]: [Address; 2]) {
-    (key.client, key.server) = match way {
-        Way::In => (destination, source),
-        Way::Out => (source, destination),
-    };
+fn load_into<T>(ctx: &TcContext, at: u32, to: &mut T) -> Option<()> {
+    let to: *mut T = to;
+    // SAFETY: the kernel writes as many bytes as the target has, and only types of plain numbers are read.
+    let rc = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, to.cast(), size_of::<T>() as u32) };
+    (rc == 0).then_some(())
 }
 
 /// The payload as the walk over its frames reads it.
-pub(super) struct Payload(pub(super) *mut core::ffi::c_void);
+pub(super) struct Payload(pub(super) *mut __sk_buff);
 
 impl Bytes for Payload {
     #[inline(always)]
     fn byte(&self, at: u32) -> Option<u8> {
-        load(self.0, at)
+        TcContext::new(self.0).load(at as usize).ok()
     }
 
     #[inline(always)]
     fn head(&self, at: u32) -> Option<[u8; HEAD_BYTES as usize]> {
-        load(self.0, at)
+        TcContext::new(self.0).load(at as usize).ok()
     }
-}
-
-#[inline(always)]
-fn load<T>(skb: *mut core::ffi::c_void, at: u32) -> Option<T> {
-    TcContext::new(skb.cast()).load(at as usize).ok()
-}
-
-/// The context as the walk passes it on.
-#[inline(always)]
-pub(super) fn raw(ctx: &TcContext) -> *mut core::ffi::c_void {
-    ctx.as_ptr()
 }
