@@ -1,0 +1,255 @@
+//! Packet histories: random loss, order, repetition and cuts on both sides of the programs.
+
+use super::{
+    kernel::Kernel,
+    model::{Client, Script, Server, client_script, server_script},
+    segment::{Ends, Segment},
+};
+use balancer_common::{
+    address::Address,
+    http2::{
+        flow::Http2Key,
+        gate::{INJECTED, WANTED_NOW},
+    },
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::net::IpAddr;
+
+const NETNS: u64 = 0x1_0000_0007;
+const SEGMENT_BYTES: usize = 1_400;
+const STEPS_MAX: usize = 100_000;
+
+/// How bad the path is, in percent.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    pub lost_before: u32,
+    pub lost_behind: u32,
+    pub held: u32,
+    pub repeated: u32,
+    pub acks_lost: u32,
+}
+
+pub const CLEAN: Path = Path { lost_before: 0, lost_behind: 0, held: 0, repeated: 0, acks_lost: 0 };
+pub const ROUGH: Path =
+    Path { lost_before: 8, lost_behind: 3, held: 15, repeated: 8, acks_lost: 20 };
+
+/// What came of a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub moved: bool,
+    pub in_sync: bool,
+    pub dropped: u32,
+}
+
+/// One connection and both of its ends.
+pub struct History {
+    random: StdRng,
+    path: Path,
+    pub key: Http2Key,
+    cookie: u64,
+    down: Ends,
+    up: Ends,
+    server: Server,
+    client: Client,
+    requests: Script,
+    requests_first: u32,
+    requests_sent: usize,
+    held: Vec<Segment>,
+}
+
+impl History {
+    pub fn new(kernel: &mut Kernel, seed: u64, path: Path) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (client, server): (IpAddr, IpAddr) = if random.random() {
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap())
+        } else {
+            ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap())
+        };
+        let ports = (random.random_range(30_000..60_000), 50_051);
+        let near_wrap = |random: &mut StdRng| {
+            if random.random() { random.random() } else { 0_u32.wrapping_sub(random.random_range(0..30_000)) }
+        };
+        let (server_seq, client_seq) = (near_wrap(&mut random), near_wrap(&mut random));
+        let key = Http2Key {
+            netns: NETNS,
+            client: Address::from(client),
+            server: Address::from(server),
+            client_port_be: u16::to_be(ports.0),
+            server_port_be: u16::to_be(ports.1),
+            reserved: 0,
+        };
+        let cookie = random.random();
+        kernel.establish(key, cookie, client_seq, server_seq);
+        let frames = random.random_range(2..40);
+        Self {
+            path,
+            key,
+            cookie,
+            down: Ends { source: (server, ports.1), destination: (client, ports.0) },
+            up: Ends { source: (client, ports.0), destination: (server, ports.1) },
+            server: Server::new(server_script(&mut random, frames), server_seq),
+            client: Client::new(server_seq),
+            requests: client_script(&mut random, 3),
+            requests_first: client_seq,
+            requests_sent: 0,
+            held: Vec::new(),
+            random,
+        }
+    }
+
+    fn happens(&mut self, percent: u32) -> bool {
+        self.random.random_range(0..100) < percent
+    }
+
+    /// Lets the client send, and both come to their ends. The move is asked for on the way.
+    pub fn run(&mut self, kernel: &mut Kernel) -> Outcome {
+        let wanted_at = self.random.random_range(0..60);
+        let total = self.server.script.bytes.len();
+        for step in 0..STEPS_MAX {
+            if step == wanted_at {
+                assert!(kernel.request(self.key, self.cookie, WANTED_NOW));
+            }
+            // In the end everything gets through, so that both must come to their ends.
+            if step == STEPS_MAX / 2 {
+                self.path = CLEAN;
+            }
+            if self.requests_sent < self.requests.bytes.len() {
+                self.request(kernel);
+            }
+            if !self.held.is_empty() && self.happens(50) {
+                let index = self.random.random_range(0..self.held.len());
+                let segment = self.held.swap_remove(index);
+                self.arrive(kernel, &segment);
+            }
+            self.step(kernel, total);
+            if self.server.fin_acked && self.client.is_done() {
+                return self.outcome(kernel);
+            }
+        }
+        panic!("no end: {} of {total} acknowledged, {:?}", self.server.acked, kernel.flow(self.key).gate);
+    }
+
+    fn step(&mut self, kernel: &mut Kernel, total: usize) {
+        let server = &mut self.server;
+        let segment = match self.random.random_range(0..10) {
+            // Nothing but an acknowledgement, or a probe of a silent client.
+            0 => {
+                let probe = usize::from(self.random.random_range(0..4) == 0 && server.sent > 0);
+                let mut segment = server.segment(server.sent, server.sent, 1);
+                segment.flags = super::segment::ACK;
+                if server.finished {
+                    return;
+                }
+                segment.seq = segment.seq.wrapping_sub(probe as u32);
+                segment
+            }
+            // Something once more, cut as it comes; it is never of no use for long.
+            1 | 2 if server.acked < server.sent || server.finished => {
+                let from = if self.random.random() {
+                    server.acked
+                } else {
+                    self.random.random_range(server.acked..=server.sent)
+                };
+                let to = server.sent.min(from + self.random.random_range(1..=SEGMENT_BYTES));
+                server.segment(from, to, 1)
+            }
+            3.. if server.sent < total => {
+                let to = total.min(server.sent + self.random.random_range(1..=SEGMENT_BYTES));
+                // Frames are mostly sent as a whole.
+                let boundary = server.script.boundaries.range(server.sent + 1..=to).next_back();
+                let to = if self.random.random_range(0..3) > 0 { *boundary.unwrap_or(&to) } else { to };
+                let from = server.sent;
+                server.sent = to;
+                server.finished |= to == total && self.random.random();
+                server.segment(from, to, 1)
+            }
+            3 => {
+                server.finished = true;
+                server.segment(total, total, 1)
+            }
+            _ => return,
+        };
+        self.arrive_maybe(kernel, segment);
+    }
+
+    fn arrive_maybe(&mut self, kernel: &mut Kernel, segment: Segment) {
+        if self.happens(self.path.lost_before) {
+            return;
+        }
+        if self.happens(self.path.held) && self.held.len() < 6 {
+            self.held.push(segment);
+            return;
+        }
+        if self.happens(self.path.repeated) {
+            self.arrive(kernel, &segment);
+        }
+        self.arrive(kernel, &segment);
+    }
+
+    fn arrive(&mut self, kernel: &mut Kernel, segment: &Segment) {
+        let Some(segment) = kernel.deliver(NETNS, segment, self.down) else {
+            return;
+        };
+        if self.happens(self.path.lost_behind) {
+            return;
+        }
+        self.client.receive(&segment);
+        let seq = self.requests_first.wrapping_add(self.requests_sent as u32);
+        let ack = self.client.acknowledgement(seq);
+        let ack = kernel.send(NETNS, &ack, self.up).unwrap();
+        if !self.happens(self.path.acks_lost) {
+            self.server.acknowledged(&ack);
+        }
+    }
+
+    /// The client sends some of its requests, now and then a part of them once more.
+    fn request(&mut self, kernel: &mut Kernel) {
+        let from = if self.happens(10) {
+            self.random.random_range(0..=self.requests_sent)
+        } else {
+            self.requests_sent
+        };
+        let to = (from + self.random.random_range(1..200)).min(self.requests.bytes.len());
+        let mut segment = self.client.acknowledgement(0);
+        segment.seq = self.requests_first.wrapping_add(from as u32);
+        segment.payload = self.requests.bytes[from..to].to_vec();
+        self.requests_sent = self.requests_sent.max(to);
+        let sent = kernel.send(NETNS, &segment, self.up).unwrap();
+        assert_eq!((sent.seq, &sent.payload), (segment.seq, &segment.payload));
+        self.server.acknowledged(&sent);
+    }
+
+    fn outcome(&self, kernel: &mut Kernel) -> Outcome {
+        let flow = kernel.flow(self.key);
+        let inserted = self.client.inserted(&self.server.script);
+        assert_eq!(inserted.is_some(), flow.gate & INJECTED != 0, "said and done");
+        if let Some(at) = inserted {
+            let seq = self.server.first.wrapping_add(at as u32);
+            assert_eq!(flow.gate as u32, seq, "where it says it is");
+        }
+        kernel.forget(self.key);
+        Outcome {
+            moved: inserted.is_some(),
+            in_sync: flow.inbound.is_in_sync(),
+            dropped: flow.dropped,
+        }
+    }
+}
+
+/// Runs the histories of some seeds; a failure names its seed.
+pub fn run(kernel: &mut Kernel, seeds: std::ops::Range<u64>, path: Path) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for seed in seeds {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            History::new(kernel, seed, path).run(kernel)
+        }));
+        match result {
+            Ok(outcome) => outcomes.push(outcome),
+            Err(panic) => {
+                eprintln!("seed {seed} on {path:?}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    outcomes
+}
