@@ -10,6 +10,7 @@ pub mod counters;
 pub mod destroy;
 pub mod fill;
 pub mod hooks;
+pub mod http2;
 pub mod loader;
 pub mod log;
 pub mod maps;

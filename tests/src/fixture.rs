@@ -74,6 +74,11 @@ impl Fixture {
         Ok(taken)
     }
 
+    /// The loaded programs.
+    pub fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
     /// What this kernel lacks.
     pub fn degraded(&self) -> &[String] {
         &self.loaded.report.degraded

@@ -240,10 +240,7 @@ fn load_object(
 }
 
 /// Loads the programs that follow frames: all of them, or none.
-fn load_http2(
-    ebpf: &mut Ebpf,
-    report: &mut LoadReport,
-) -> Vec<(&'static str, &'static str)> {
+fn load_http2(ebpf: &mut Ebpf, report: &mut LoadReport) -> Vec<(&'static str, &'static str)> {
     let mut chosen = Vec::new();
     for spec in &HTTP2_PROGRAMS {
         match load_program(ebpf, spec, report) {

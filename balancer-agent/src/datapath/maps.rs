@@ -12,6 +12,7 @@ use balancer_common::{
     flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
+    http2::flow::{Http2Flow, Http2Key},
     pod::{Affinity, PodServiceKey, Skip},
     service::{Service, ServiceName, ServiceStats, SlotChunk},
     settings::Settings,
@@ -94,6 +95,8 @@ pub struct Maps {
     pub hierarchy: Indexed<Hierarchy>,
     /// Pods that are left alone, by cgroup id.
     pub skipped_pods: Hash<u64, Skip>,
+    /// Connections whose frames are followed. Never written to from here: programs change single bits.
+    pub http2_flows: Hash<Http2Key, Http2Flow>,
 }
 
 impl Maps {
@@ -128,6 +131,7 @@ impl Maps {
             settings: open(&dir, map::SETTINGS)?,
             hierarchy: open(&dir, map::HIERARCHY)?,
             skipped_pods: open(&dir, map::SKIPPED_PODS)?,
+            http2_flows: open(&dir, map::HTTP2_FLOWS)?,
         };
         Ok(maps)
     }

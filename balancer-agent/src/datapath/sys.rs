@@ -12,11 +12,16 @@ use std::{
 
 // Command numbers of `enum bpf_cmd` and attach types of `enum bpf_attach_type`
 // (include/uapi/linux/bpf.h), which are stable ABI.
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
+
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 
 /// Most programs that one hook of a cgroup is asked for; the kernel's own limit is 64.
 const QUERY_MAX: usize = 64;
@@ -39,6 +44,16 @@ pub enum AttachType {
     SockRelease = 34,
 }
 
+/// Where a program attaches to an interface (Linux 6.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TcxHook {
+    /// `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// `BPF_TCX_EGRESS`.
+    Egress = 47,
+}
+
 /// What the kernel tells of a cgroup link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {
@@ -54,6 +69,28 @@ struct ObjGet {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -115,6 +152,53 @@ fn raw(fd: &impl AsFd) -> u32 {
     fd.as_fd().as_raw_fd().cast_unsigned()
 }
 
+/// Takes a descriptor that the kernel has just made.
+fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: callers pass what bpf(2) returned for a command that makes a descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads a program for packets of an interface from its instructions.
+///
+/// # Errors
+/// As the kernel says; `EACCES` or `EINVAL` when the verifier refuses it.
+pub fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
+    let mut attributes = ProgLoad {
+        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        ..ProgLoad::default()
+    };
+    own(bpf(BPF_PROG_LOAD, &mut attributes)?)
+}
+
+/// Attaches a program to an interface of the calling thread's network namespace, by a link (Linux 6.6).
+///
+/// # Errors
+/// As the kernel says; `EINVAL` where it has no such links.
+pub fn attach_tcx(program: &impl AsFd, interface: u32, hook: TcxHook) -> io::Result<OwnedFd> {
+    let mut attributes = LinkCreate {
+        prog_fd: raw(program),
+        target_ifindex: interface,
+        attach_type: hook as u32,
+        flags: 0,
+    };
+    own(bpf(BPF_LINK_CREATE, &mut attributes)?)
+}
+
+/// Pins an object, so that it outlives this process.
+///
+/// # Errors
+/// As the kernel says.
+pub fn pin(object: &impl AsFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes =
+        ObjGet { pathname: path.as_ptr() as u64, bpf_fd: raw(object), ..ObjGet::default() };
+    bpf(BPF_OBJ_PIN, &mut attributes).map(drop)
+}
+
 /// Opens a pinned object.
 ///
 /// # Errors
@@ -122,10 +206,7 @@ fn raw(fd: &impl AsFd) -> u32 {
 pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = ObjGet { pathname: path.as_ptr() as u64, ..ObjGet::default() };
-    let fd = bpf(BPF_OBJ_GET, &mut attributes)?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    own(bpf(BPF_OBJ_GET, &mut attributes)?)
 }
 
 /// Replaces the program of a link, atomically (Linux 5.7, `cgroup_bpf_replace()`).

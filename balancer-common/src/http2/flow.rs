@@ -74,7 +74,8 @@ const _: () = assert!(size_of::<Http2Flow>() == 240 + 4 * STREAM_SLOTS);
 impl Http2Flow {
     /// Streams that are open now.
     pub const fn in_flight(&self) -> u32 {
-        let closed = self.ended.wrapping_add(self.reset_by_client).wrapping_add(self.reset_by_server);
+        let closed =
+            self.ended.wrapping_add(self.reset_by_client).wrapping_add(self.reset_by_server);
         self.opened.wrapping_sub(self.uncounted).wrapping_sub(closed)
     }
 }

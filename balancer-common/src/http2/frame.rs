@@ -130,9 +130,7 @@ impl FrameHead {
             // "A receipt of a SETTINGS frame with the ACK flag set and a length field value other
             // than 0 MUST be treated as a connection error" (section 6.5).
             SETTINGS => {
-                !on_stream
-                    && length.is_multiple_of(6)
-                    && (self.flags & ACK == 0 || length == 0)
+                !on_stream && length.is_multiple_of(6) && (self.flags & ACK == 0 || length == 0)
             }
             // "A client cannot push" (section 8.4).
             PUSH_PROMISE => on_stream && length >= 4 && matches!(sender, Sender::Server),

@@ -89,6 +89,9 @@ mod tests {
         let first: std::collections::BTreeSet<_> =
             (0..STREAM_SLOTS as u32).map(|index| slot(2 * index + 1, 0)).collect();
         assert_eq!(first.len(), STREAM_SLOTS);
-        assert_eq!(slot(u32::MAX, PROBES_MAX), slot(u32::MAX, 0) + PROBES_MAX as usize - STREAM_SLOTS);
+        assert_eq!(
+            slot(u32::MAX, PROBES_MAX),
+            slot(u32::MAX, 0) + PROBES_MAX as usize - STREAM_SLOTS
+        );
     }
 }

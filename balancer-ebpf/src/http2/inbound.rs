@@ -10,9 +10,7 @@ use crate::context;
 use aya_ebpf::programs::TcContext;
 use balancer_common::http2::{
     flow::Http2Key,
-    gate::{
-        self, INJECTED, LOCKED_IN, MISSED_IN, OPAQUE, PASSED, RESET, WANTED, WANTED_NOW,
-    },
+    gate::{self, INJECTED, LOCKED_IN, MISSED_IN, OPAQUE, PASSED, RESET, WANTED, WANTED_NOW},
     grid::STARTED,
     shift::{self, FRAME_BYTES, Inbound, Segment},
     track::{BROKEN, FINISHED, LOST, distance},
@@ -171,12 +169,10 @@ fn shifted(ctx: &TcContext, flow: FlowRef, packet: &Packet, gate: u64) -> i32 {
     };
     match injection.inbound(&segment) {
         Inbound::Pass => PASS,
-        Inbound::Shift => {
-            match packet.set_seq(ctx, packet.seq.wrapping_add(FRAME_BYTES)) {
-                Ok(()) => PASS,
-                Err(_) => dropped(flow),
-            }
-        }
+        Inbound::Shift => match packet.set_seq(ctx, packet.seq.wrapping_add(FRAME_BYTES)) {
+            Ok(()) => PASS,
+            Err(_) => dropped(flow),
+        },
         Inbound::Keep { length, frame } => {
             if packet.keep(ctx, length, frame).is_err() {
                 return dropped(flow);

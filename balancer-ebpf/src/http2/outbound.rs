@@ -9,9 +9,7 @@ use super::{
 use aya_ebpf::programs::TcContext;
 use balancer_common::http2::{
     flow::Http2Key,
-    gate::{
-        self, ACKED, DEAD, ENDED, FAR, INJECTED, LOCKED_OUT, MISSED_OUT, OPAQUE,
-    },
+    gate::{self, ACKED, DEAD, ENDED, FAR, INJECTED, LOCKED_OUT, MISSED_OUT, OPAQUE},
     shift::Injection,
     track::{BROKEN, LOST},
 };

@@ -115,8 +115,7 @@ impl Packet {
         self.window = rest & 0xffff;
         let header = (rest >> 28) * 4;
         self.payload_at = self.tcp_at + header;
-        let fits =
-            header >= TCP_BYTES && self.payload_at <= self.end && self.end <= ctx.len();
+        let fits = header >= TCP_BYTES && self.payload_at <= self.end && self.end <= ctx.len();
         fits.then_some(())
     }
 
@@ -318,7 +317,11 @@ pub unsafe extern "C" fn http2_sum(skb: *mut __sk_buff, from: u32, end: u32) -> 
         }
         let left = end - at;
         // VERIFIER: what is read has a size between one and that of the chunk, whatever was passed.
-        let bytes = if left >= CHUNK_BYTES { CHUNK_BYTES } else { (left.wrapping_sub(1) & (CHUNK_BYTES - 1)) + 1 };
+        let bytes = if left >= CHUNK_BYTES {
+            CHUNK_BYTES
+        } else {
+            (left.wrapping_sub(1) & (CHUNK_BYTES - 1)) + 1
+        };
         // SAFETY: the chunk has room for so many bytes; nothing is read through the null pointer.
         unsafe {
             // VERIFIER: word by word, since a function that fills memory would be a loop over bytes.

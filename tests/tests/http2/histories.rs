@@ -67,7 +67,11 @@ impl History {
         };
         let ports = (random.random_range(30_000..60_000), 50_051);
         let near_wrap = |random: &mut StdRng| {
-            if random.random() { random.random() } else { 0_u32.wrapping_sub(random.random_range(0..30_000)) }
+            if random.random() {
+                random.random()
+            } else {
+                0_u32.wrapping_sub(random.random_range(0..30_000))
+            }
         };
         let (server_seq, client_seq) = (near_wrap(&mut random), near_wrap(&mut random));
         let key = Http2Key {
@@ -126,7 +130,11 @@ impl History {
                 return self.outcome(kernel);
             }
         }
-        panic!("no end: {} of {total} acknowledged, {:?}", self.server.acked, kernel.flow(self.key).gate);
+        panic!(
+            "no end: {} of {total} acknowledged, {:?}",
+            self.server.acked,
+            kernel.flow(self.key).gate
+        );
     }
 
     fn step(&mut self, kernel: &mut Kernel, total: usize) {
@@ -157,7 +165,8 @@ impl History {
                 let to = total.min(server.sent + self.random.random_range(1..=SEGMENT_BYTES));
                 // Frames are mostly sent as a whole.
                 let boundary = server.script.boundaries.range(server.sent + 1..=to).next_back();
-                let to = if self.random.random_range(0..3) > 0 { *boundary.unwrap_or(&to) } else { to };
+                let to =
+                    if self.random.random_range(0..3) > 0 { *boundary.unwrap_or(&to) } else { to };
                 let from = server.sent;
                 server.sent = to;
                 server.finished |= to == total && self.random.random();

@@ -17,6 +17,7 @@ use balancer_common::{
     },
 };
 use bytemuck::Zeroable;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kernels before 6.19 take packets of about a page.
 pub const PACKET_BYTES_MAX: usize = 3_000;
@@ -43,8 +44,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     flows: HashMap<MapData, Raw<Http2Key>, Raw<Http2Flow>>,
     bounded: bool,
-    /// How many packets went through.
-    pub packets: u64,
+    packets: AtomicU64,
 }
 
 impl Kernel {
@@ -63,7 +63,7 @@ impl Kernel {
         Self::program(&mut ebpf, "http2_request").load().unwrap();
         let flows = ebpf.take_map(map::HTTP2_FLOWS).unwrap();
         assert!(matches!(flows, Map::HashMap(_)));
-        Self { ebpf, flows: flows.try_into().unwrap(), bounded, packets: 0 }
+        Self { ebpf, flows: flows.try_into().unwrap(), bounded, packets: AtomicU64::new(0) }
     }
 
     const fn name(name: &'static str, bounded: bool) -> &'static str {
@@ -76,6 +76,15 @@ impl Kernel {
 
     fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
         ebpf.program_mut(name).unwrap().try_into().unwrap()
+    }
+
+    fn loaded(&self, name: &str) -> &SchedClassifier {
+        self.ebpf.program(name).unwrap().try_into().unwrap()
+    }
+
+    /// How many packets went through.
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
     }
 
     /// Begins to follow a connection, as the TCP hooks do.
@@ -109,26 +118,25 @@ impl Kernel {
     }
 
     /// Asks for a move; whether the connection was there.
-    pub fn request(&mut self, key: Http2Key, cookie: u64, wanted: u64) -> bool {
+    pub fn request(&self, key: Http2Key, cookie: u64, wanted: u64) -> bool {
         let mut packet = vec![0; REQUEST_AT];
         packet.extend(bytemuck::bytes_of(&Http2Request { key, cookie, wanted }));
         let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
-        let program = Self::program(&mut self.ebpf, "http2_request");
-        program.test_run(options).unwrap().return_value == REQUEST_TAKEN
+        self.loaded("http2_request").test_run(options).unwrap().return_value == REQUEST_TAKEN
     }
 
     /// A packet from the server on its way in; nothing when it was dropped.
-    pub fn inbound(&mut self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
+    pub fn inbound(&self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
         self.run(Self::name("http2_inbound", self.bounded), netns, packet)
     }
 
     /// A packet from the client on its way out.
-    pub fn outbound(&mut self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
+    pub fn outbound(&self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
         self.run(Self::name("http2_outbound", self.bounded), netns, packet)
     }
 
     /// A segment from the server, as the client gets it.
-    pub fn deliver(&mut self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
+    pub fn deliver(&self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
         let padding = 46_usize.saturating_sub(40 + segment.payload.len());
         let packet = segment.encode(ends, padding);
         let out = self.inbound(netns, &packet)?;
@@ -139,13 +147,13 @@ impl Kernel {
     }
 
     /// A segment from the client, as the server gets it.
-    pub fn send(&mut self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
+    pub fn send(&self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
         let out = self.outbound(netns, &segment.encode(ends, 0))?;
         Some(Segment::decode(&out, ends))
     }
 
-    fn run(&mut self, name: &str, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
-        self.packets += 1;
+    fn run(&self, name: &str, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
+        self.packets.fetch_add(1, Ordering::Relaxed);
         let mut context = [0_u8; SKB_BYTES];
         context[CB_AT..CB_AT + 8].copy_from_slice(&netns.to_ne_bytes());
         context[CB_AT + 8..CB_AT + 12].copy_from_slice(&ETHERNET_BYTES.to_ne_bytes());
@@ -156,7 +164,7 @@ impl Kernel {
             ctx_in: Some(&context),
             ..TestRunOptions::default()
         };
-        let result = Self::program(&mut self.ebpf, name).test_run(options).unwrap();
+        let result = self.loaded(name).test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         match result.return_value {
             TC_ACT_UNSPEC => Some(out),
