@@ -12,7 +12,9 @@ mod startup;
 mod supervision;
 mod vitals;
 
-use self::{engine::Engine, kubernetes::Kubernetes, signals::Signals, startup::Started};
+use self::{
+    engine::Engine, kubernetes::Kubernetes, memory::Memory, signals::Signals, startup::Started,
+};
 use crate::{
     admin::{self, Answer, ConfigStatus, claim::RuntimeClaim, server::Server},
     config::{Config, DnsSettings},
@@ -73,7 +75,7 @@ struct Daemon {
     pods: pods::Pods,
     drainer: drain::Drainer,
     /// Whether much was allocated and freed since memory was given back.
-    memory_due: bool,
+    memory: Memory,
     reload_replies: Vec<oneshot::Sender<Answer>>,
 }
 
@@ -190,7 +192,7 @@ impl Daemon {
             hooks_repaired: 0,
             pods,
             drainer: drain::Drainer::new(),
-            memory_due: false,
+            memory: Memory::default(),
             reload_replies: Vec::new(),
         })
     }
@@ -213,7 +215,7 @@ impl Daemon {
         self.engine.settle(at);
         self.want_lookups(Some(&config.dns));
         self.kubernetes.set_defaults(config.defaults);
-        self.memory_due = true;
+        self.memory.is_due = true;
     }
 
     /// Tells the DNS source which sets services need now.
@@ -238,9 +240,7 @@ impl Daemon {
     fn sweep(&mut self) {
         self.engine.sweep();
         self.pods.sweep(&mut self.engine.maps);
-        if std::mem::take(&mut self.memory_due) {
-            memory::give_back();
-        }
+        self.memory.sweep();
     }
 
     /// Maps of another ABI version cannot be read: before they are left behind, DNS and Kubernetes

@@ -5,6 +5,7 @@ use crate::world::World;
 use anyhow::{Context, bail, ensure};
 use balancer_agent::admin::{Answer, Request, Status, client, socket_path};
 use nix::{
+    errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         inotify::{AddWatchFlags, InitFlags, Inotify},
@@ -118,7 +119,7 @@ impl<'w> Launch<'w> {
                 PollFd::new(created.as_fd(), PollFlags::POLLIN),
                 PollFd::new(output.as_fd(), PollFlags::POLLIN),
             ];
-            poll(&mut watched, timeout(deadline))?;
+            wait(&mut watched, timeout(deadline))?;
             let [events, ended] = watched.map(|it| it.any().unwrap_or(true));
             if events {
                 let names = created.read_events()?;
@@ -269,7 +270,7 @@ impl<'w> Agent<'w> {
             }
             ensure!(Instant::now() < deadline, "still not as wanted: {status:?}");
             let mut watched = [PollFd::new(written.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut watched, LOG_WAIT_MS)? > 0 {
+            if wait(&mut watched, LOG_WAIT_MS)? > 0 {
                 written.read_events()?;
             }
         }
@@ -280,8 +281,9 @@ impl<'w> Agent<'w> {
         let deadline = Instant::now() + PATIENCE;
         let output = self.child.stdout.as_ref().context("the agent's output")?;
         let mut watched = [PollFd::new(output.as_fd(), PollFlags::POLLIN)];
-        let ended = poll(&mut watched, timeout(deadline))?;
-        ensure!(ended > 0, "the agent goes on running: {}", self.log());
+        while wait(&mut watched, timeout(deadline))? == 0 {
+            ensure!(Instant::now() < deadline, "the agent goes on running: {}", self.log());
+        }
         self.child.wait().context("wait for the agent")
     }
 }
@@ -293,6 +295,15 @@ impl Drop for Agent<'_> {
         if std::thread::panicking() {
             eprintln!("the log of the agent {}:\n{}", self.pid(), self.log());
         }
+    }
+}
+
+/// As `poll(2)`, which a child that ends may interrupt (a runtime of this process asks for SIGCHLD):
+/// nothing has happened then, and callers look again until their deadline.
+fn wait(watched: &mut [PollFd<'_>], timeout: impl Into<PollTimeout>) -> nix::Result<i32> {
+    match poll(watched, timeout.into()) {
+        Err(Errno::EINTR) => Ok(0),
+        result => result,
     }
 }
 

@@ -8,7 +8,7 @@ impl Daemon {
     pub(super) fn answer(&mut self, request: Request, reply: oneshot::Sender<Answer>) {
         let answer = match request {
             Request::Status => {
-                self.memory_due = true;
+                self.memory.is_due = true;
                 self.status()
             }
             Request::Reload => {

@@ -150,7 +150,7 @@ impl Daemon {
         self.want_lookups(None);
         if first && !self.engine.core.awaits_sources() {
             tracing::info!("the services of Kubernetes are known");
-            self.memory_due = true;
+            self.memory.is_due = true;
         }
     }
 }

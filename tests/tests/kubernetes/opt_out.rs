@@ -137,8 +137,7 @@ impl Client {
 
 /// A headless service that asks to be balanced: where a client asked to go is a real address.
 fn scene(purpose: &str) -> Option<Scene> {
-    // A pod that ends a connection first would be passed over for a second: longer than the calls take.
-    let annotations = json!({"balancer.dev/balance": "true", "balancer.dev/ejection": "false"});
+    let annotations = json!({"balancer.dev/balance": "true"});
     let headless = json!({
         "metadata": {"annotations": annotations},
         "spec": {"clusterIP": "None"},

@@ -114,7 +114,9 @@ fn scaling_up_and_down_refuses_a_client_once_for_each_server_that_stops_at_most(
         long.failed() + long.replied(),
         long.failures,
     );
-    assert_eq!(each.replies.len(), 6, "new pods are reached: {:?}", each.replies);
+    // The policy spares the pod that has the long connection.
+    let reached: BTreeSet<&String> = each.replies.keys().chain(long.replies.keys()).collect();
+    assert_eq!(reached.len(), 6, "new pods are reached: {reached:?}");
     assert_eq!(settled.failed(), 0, "{settled:?}");
     for tally in [&each, &long] {
         assert!(tally.failed() <= STOPPED, "{tally:?}");

@@ -22,13 +22,12 @@ const PODS_MORE: u32 = 6;
 pub(super) const CLIENTS: u32 = 4;
 /// Clients with one long connection each, while all pods are replaced.
 const CLIENTS_LONG: u32 = 2;
-/// Largest coefficient of variation that is called even. Pods that end a connection first are passed
-/// over for a while, which shows in so short a time.
-const VARIATION_MAX: f64 = 0.15;
+/// Largest coefficient of variation that is called even.
+const VARIATION_MAX: f64 = 0.05;
 /// Smallest part of their fair share that new pods must get.
-const FAIRNESS_MIN: f64 = 0.7;
+const FAIRNESS_MIN: f64 = 0.9;
 /// Smallest part of its fair share that any pod must get right after all were replaced.
-const LEAST_MIN: f64 = 0.5;
+const LEAST_MIN: f64 = 0.8;
 /// Longest time from an endpoint's readiness to the first call that it answers.
 const REACHED_MS_MAX: u128 = 2_000;
 /// Kinds of failures that are shown, if there are any.
