@@ -85,7 +85,7 @@ pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit
         for (id, record) in snapshot.backends(service) {
             let stats = snapshot.backend_stats(id)?;
             // The kernel ejects by itself; what the agent declared does not change by that.
-            let state = if record.state == STATE_ACTIVE && stats.is_ejected(now_ns) {
+            let shown = if record.state == STATE_ACTIVE && stats.is_ejected(now_ns) {
                 EJECTED
             } else {
                 state_name(record.state)
@@ -109,7 +109,7 @@ pub(super) fn run(global: &Global, service: Option<&str>) -> anyhow::Result<Exit
                 service: name.clone(),
                 address: listens(record),
                 id,
-                state,
+                state: shown,
                 weight: record.weight,
                 connections: active,
                 picked,
