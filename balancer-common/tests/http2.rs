@@ -203,8 +203,8 @@ proptest! {
         let start = seq.wrapping_sub(before);
         let segment = Segment { seq: start, length, fin: true, rst: false, again: true, room };
         if let Inbound::Keep { length: kept, frame } = injection.inbound(&segment) {
-            let carried = if frame { FRAME_BYTES } else { 0 };
-            prop_assert!(kept + carried <= room);
+            let added = if frame { FRAME_BYTES } else { 0 };
+            prop_assert!(kept + added <= room);
             prop_assert!(kept <= length && kept <= before);
             // Something always gets on, so that the server comes to the frame in the end.
             prop_assert!(frame || kept > 0);

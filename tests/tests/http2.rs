@@ -1,6 +1,8 @@
 //! HTTP/2 in the kernel: the real programs over packet histories, and real clients that are moved.
 #![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
 
+#[path = "http2/cases.rs"]
+mod cases;
 #[path = "http2/histories.rs"]
 mod histories;
 #[path = "http2/kernel.rs"]
@@ -14,7 +16,7 @@ mod races;
 #[path = "http2/segment.rs"]
 mod segment;
 
-use self::{histories::CLEAN, histories::ROUGH, kernel::Kernel};
+use self::{histories::CLEAN, histories::CURT, histories::ROUGH, kernel::Kernel};
 use balancer_agent::datapath::loader;
 use balancer_tests::{capability, fixture::Fixture};
 
@@ -47,6 +49,8 @@ fn no_history_of_packets_changes_what_either_side_gets() {
         let rough = histories::run(&mut kernel, 0..histories, ROUGH);
         assert!(rough.iter().any(|outcome| outcome.moved && outcome.in_sync));
         assert!(rough.iter().any(|outcome| !outcome.in_sync));
+        let curt = histories::run(&mut kernel, 0..histories, CURT);
+        assert!(curt.iter().any(|outcome| outcome.moved));
         println!("{} packets through the programs, bounded: {bounded}", kernel.packets());
     }
 }

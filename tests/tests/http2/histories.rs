@@ -27,11 +27,15 @@ pub struct Path {
     pub held: u32,
     pub repeated: u32,
     pub acks_lost: u32,
+    /// The server sends nothing but data once the frame was put in.
+    pub is_curt: bool,
 }
 
-pub const CLEAN: Path = Path { lost_before: 0, lost_behind: 0, held: 0, repeated: 0, acks_lost: 0 };
+pub const CLEAN: Path =
+    Path { lost_before: 0, lost_behind: 0, held: 0, repeated: 0, acks_lost: 0, is_curt: false };
 pub const ROUGH: Path =
-    Path { lost_before: 8, lost_behind: 3, held: 15, repeated: 8, acks_lost: 20 };
+    Path { lost_before: 8, lost_behind: 3, held: 15, repeated: 8, acks_lost: 20, is_curt: false };
+pub const CURT: Path = Path { lost_behind: 30, is_curt: true, ..ROUGH };
 
 /// What came of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +142,7 @@ impl History {
     }
 
     fn step(&mut self, kernel: &mut Kernel, total: usize) {
+        let curt = self.path.is_curt && kernel.flow(self.key).gate & INJECTED != 0;
         let server = &mut self.server;
         let segment = match self.random.random_range(0..10) {
             // Nothing but an acknowledgement, or a probe of a silent client.
@@ -145,7 +150,7 @@ impl History {
                 let probe = usize::from(self.random.random_range(0..4) == 0 && server.sent > 0);
                 let mut segment = server.segment(server.sent, server.sent, 1);
                 segment.flags = super::segment::ACK;
-                if server.finished {
+                if server.finished || curt {
                     return;
                 }
                 segment.seq = segment.seq.wrapping_sub(probe as u32);
@@ -164,9 +169,9 @@ impl History {
             3.. if server.sent < total => {
                 let to = total.min(server.sent + self.random.random_range(1..=SEGMENT_BYTES));
                 // Frames are mostly sent as a whole.
-                let boundary = server.script.boundaries.range(server.sent + 1..=to).next_back();
+                let frame_end = server.script.ends.range(server.sent + 1..=to).next_back();
                 let to =
-                    if self.random.random_range(0..3) > 0 { *boundary.unwrap_or(&to) } else { to };
+                    if self.random.random_range(0..3) > 0 { *frame_end.unwrap_or(&to) } else { to };
                 let from = server.sent;
                 server.sent = to;
                 server.finished |= to == total && self.random.random();

@@ -21,6 +21,8 @@ pub fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u
 pub struct Script {
     pub bytes: Vec<u8>,
     pub boundaries: BTreeSet<usize>,
+    /// Ends of frames, those inside of a block of headers as well.
+    pub ends: BTreeSet<usize>,
 }
 
 /// What a server may send: settings, then frames of all kinds and sizes.
@@ -43,8 +45,10 @@ pub fn server_script(random: &mut StdRng, frames: usize) -> Script {
             1 => frame(&mut script.bytes, WINDOW_UPDATE, 0, stream, &[0, 0, 1, 0]),
             2 => {
                 frame(&mut script.bytes, HEADERS, 0, stream, &payload);
+                script.ends.insert(script.bytes.len());
                 for _ in 0..random.random_range(0..2) {
                     frame(&mut script.bytes, CONTINUATION, 0, stream, &[3; 9]);
+                    script.ends.insert(script.bytes.len());
                 }
                 frame(&mut script.bytes, CONTINUATION, END_HEADERS, stream, &payload);
             }
@@ -56,6 +60,7 @@ pub fn server_script(random: &mut StdRng, frames: usize) -> Script {
             _ => frame(&mut script.bytes, DATA, 0, stream, &payload),
         }
         script.boundaries.insert(script.bytes.len());
+        script.ends.insert(script.bytes.len());
     }
     script
 }
