@@ -63,8 +63,8 @@ pub struct Http2Flow {
     pub dropped: u32,
     /// Segments that carried the frame.
     pub frames: u32,
-    /// RST segments seen while the frame was not acknowledged.
-    pub resets_seen: u32,
+    /// Kept zero.
+    pub reserved: u32,
     /// Open streams.
     pub streams: [u32; STREAM_SLOTS],
 }

@@ -6,6 +6,12 @@ use balancer_common::{
     flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
+    http2::{
+        flow::{Http2Closed, Http2Flow, Http2Key},
+        frame::FrameHead,
+        grid::Grid,
+        track::Track,
+    },
     pod::{Affinity, PodServiceKey, Skip},
     service::{Bank, Schedule, Service, ServiceName, ServiceStats, SlotChunk},
     settings::Settings,
@@ -125,10 +131,42 @@ fn keys_and_parts() -> [(&'static str, Layout); 8] {
     ]
 }
 
+/// What is kept of connections whose frames are followed.
+fn http2() -> [(&'static str, Layout); 6] {
+    [
+        shared!(Http2Key { netns, client, server, client_port_be, server_port_be, reserved }),
+        shared!(Http2Flow {
+            gate,
+            cookie,
+            pod,
+            moved_ns,
+            inbound,
+            outbound,
+            client_ack,
+            client_window,
+            window_scale,
+            opened,
+            uncounted,
+            reset_by_client,
+            reset_by_server,
+            ended,
+            goaways,
+            dropped,
+            frames,
+            reserved,
+            streams
+        }),
+        shared!(Http2Closed { key, cookie }),
+        shared!(FrameHead { length, stream, kind, flags, filled, reserved }),
+        shared!(Grid { next_seq, preface_left, payload_left, block, head, last_stream, flags }),
+        shared!(Track { grid, ahead, ahead_from, flags }),
+    ]
+}
+
 #[test]
 fn the_kernel_object_and_the_agent_agree_on_every_shared_type() {
     let found = structs();
-    for (name, layout) in records().into_iter().chain(keys_and_parts()) {
+    for (name, layout) in records().into_iter().chain(keys_and_parts()).chain(http2()) {
         assert_eq!(found.get(name), Some(&layout), "{name}");
     }
 }

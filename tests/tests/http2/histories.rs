@@ -21,35 +21,35 @@ const STEPS_MAX: usize = 100_000;
 
 /// How bad the path is, in percent.
 #[derive(Clone, Copy, Debug)]
-pub struct Path {
-    pub lost_before: u32,
-    pub lost_behind: u32,
-    pub held: u32,
-    pub repeated: u32,
-    pub acks_lost: u32,
+pub(crate) struct Path {
+    pub(crate) lost_before: u32,
+    pub(crate) lost_behind: u32,
+    pub(crate) held: u32,
+    pub(crate) repeated: u32,
+    pub(crate) acks_lost: u32,
     /// The server sends nothing but data once the frame was put in.
-    pub is_curt: bool,
+    pub(crate) is_curt: bool,
 }
 
-pub const CLEAN: Path =
+pub(crate) const CLEAN: Path =
     Path { lost_before: 0, lost_behind: 0, held: 0, repeated: 0, acks_lost: 0, is_curt: false };
-pub const ROUGH: Path =
+pub(crate) const ROUGH: Path =
     Path { lost_before: 8, lost_behind: 3, held: 15, repeated: 8, acks_lost: 20, is_curt: false };
-pub const CURT: Path = Path { lost_behind: 30, is_curt: true, ..ROUGH };
+pub(crate) const CURT: Path = Path { lost_behind: 30, is_curt: true, ..ROUGH };
 
 /// What came of a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub moved: bool,
-    pub in_sync: bool,
-    pub dropped: u32,
+pub(crate) struct Outcome {
+    pub(crate) moved: bool,
+    pub(crate) in_sync: bool,
+    pub(crate) dropped: u32,
 }
 
 /// One connection and both of its ends.
-pub struct History {
+pub(crate) struct History {
     random: StdRng,
     path: Path,
-    pub key: Http2Key,
+    pub(crate) key: Http2Key,
     cookie: u64,
     down: Ends,
     up: Ends,
@@ -62,7 +62,7 @@ pub struct History {
 }
 
 impl History {
-    pub fn new(kernel: &mut Kernel, seed: u64, path: Path) -> Self {
+    pub(crate) fn new(kernel: &mut Kernel, seed: u64, path: Path) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let (client, server): (IpAddr, IpAddr) = if random.random() {
             ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap())
@@ -110,7 +110,7 @@ impl History {
     }
 
     /// Lets the client send, and both come to their ends. The move is asked for on the way.
-    pub fn run(&mut self, kernel: &mut Kernel) -> Outcome {
+    pub(crate) fn run(&mut self, kernel: &mut Kernel) -> Outcome {
         let wanted_at = self.random.random_range(0..60);
         let total = self.server.script.bytes.len();
         for step in 0..STEPS_MAX {
@@ -251,7 +251,7 @@ impl History {
 }
 
 /// Runs the histories of some seeds; a failure names its seed.
-pub fn run(kernel: &mut Kernel, seeds: std::ops::Range<u64>, path: Path) -> Vec<Outcome> {
+pub(crate) fn run(kernel: &mut Kernel, seeds: std::ops::Range<u64>, path: Path) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for seed in seeds {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -6,6 +6,7 @@ use aya::{
     maps::{HashMap, Map, MapData},
     programs::SchedClassifier,
 };
+use balancer_agent::datapath::raw::Raw;
 use balancer_common::{
     abi::map,
     http2::{
@@ -20,7 +21,7 @@ use bytemuck::Zeroable;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Kernels before 6.19 take packets of about a page.
-pub const PACKET_BYTES_MAX: usize = 3_000;
+pub(crate) const PACKET_BYTES_MAX: usize = 3_000;
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
@@ -31,16 +32,8 @@ const ETHERNET_BYTES: u32 = 14;
 /// Where the agent's requests stand in their packet.
 const REQUEST_AT: usize = 14;
 
-/// A shared type as aya wants it.
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-pub struct Raw<T>(pub T);
-
-// SAFETY: `bytemuck::Pod` types are `Copy`, 'static, without padding, and valid for any bytes.
-unsafe impl<T: bytemuck::Pod> aya::Pod for Raw<T> {}
-
 /// Loaded programs with maps of their own.
-pub struct Kernel {
+pub(crate) struct Kernel {
     ebpf: Ebpf,
     flows: HashMap<MapData, Raw<Http2Key>, Raw<Http2Flow>>,
     bounded: bool,
@@ -49,7 +42,7 @@ pub struct Kernel {
 
 impl Kernel {
     /// Loads the programs from a compiled object; `bounded` takes those for kernels without `bpf_loop`.
-    pub fn load(object: &[u8], bounded: bool) -> Self {
+    pub(crate) fn load(object: &[u8], bounded: bool) -> Self {
         let mut loader = EbpfLoader::new();
         loader.btf(None);
         loader.override_global("HAS_CURRENT_PID", &1_u8, true);
@@ -83,12 +76,18 @@ impl Kernel {
     }
 
     /// How many packets went through.
-    pub fn packets(&self) -> u64 {
+    pub(crate) fn packets(&self) -> u64 {
         self.packets.load(Ordering::Relaxed)
     }
 
     /// Begins to follow a connection, as the TCP hooks do.
-    pub fn establish(&mut self, key: Http2Key, cookie: u64, client_seq: u32, server_seq: u32) {
+    pub(crate) fn establish(
+        &mut self,
+        key: Http2Key,
+        cookie: u64,
+        client_seq: u32,
+        server_seq: u32,
+    ) {
         let flow = Http2Flow {
             gate: gate::tag(&key),
             cookie,
@@ -101,24 +100,24 @@ impl Kernel {
     }
 
     /// What is kept of a connection.
-    pub fn flow(&self, key: Http2Key) -> Http2Flow {
+    pub(crate) fn flow(&self, key: Http2Key) -> Http2Flow {
         self.flows.get(&Raw(key), 0).unwrap().0
     }
 
     /// Changes what is kept, while no program runs.
-    pub fn change(&mut self, key: Http2Key, change: impl FnOnce(&mut Http2Flow)) {
+    pub(crate) fn change(&mut self, key: Http2Key, change: impl FnOnce(&mut Http2Flow)) {
         let mut flow = self.flow(key);
         change(&mut flow);
         self.flows.insert(Raw(key), Raw(flow), 0).unwrap();
     }
 
     /// Forgets a connection.
-    pub fn forget(&mut self, key: Http2Key) {
+    pub(crate) fn forget(&mut self, key: Http2Key) {
         self.flows.remove(&Raw(key)).unwrap();
     }
 
     /// Asks for a move; whether the connection was there.
-    pub fn request(&self, key: Http2Key, cookie: u64, wanted: u64) -> bool {
+    pub(crate) fn request(&self, key: Http2Key, cookie: u64, wanted: u64) -> bool {
         let mut packet = vec![0; REQUEST_AT];
         packet.extend(bytemuck::bytes_of(&Http2Request { key, cookie, wanted }));
         let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
@@ -126,17 +125,17 @@ impl Kernel {
     }
 
     /// A packet from the server on its way in; nothing when it was dropped.
-    pub fn inbound(&self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn inbound(&self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
         self.run(Self::name("http2_inbound", self.bounded), netns, packet)
     }
 
     /// A packet from the client on its way out.
-    pub fn outbound(&self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn outbound(&self, netns: u64, packet: &[u8]) -> Option<Vec<u8>> {
         self.run(Self::name("http2_outbound", self.bounded), netns, packet)
     }
 
     /// A segment from the server, as the client gets it.
-    pub fn deliver(&self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
+    pub(crate) fn deliver(&self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
         let padding = 46_usize.saturating_sub(40 + segment.payload.len());
         let packet = segment.encode(ends, padding);
         let out = self.inbound(netns, &packet)?;
@@ -147,7 +146,7 @@ impl Kernel {
     }
 
     /// A segment from the client, as the server gets it.
-    pub fn send(&self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
+    pub(crate) fn send(&self, netns: u64, segment: &Segment, ends: Ends) -> Option<Segment> {
         let out = self.outbound(netns, &segment.encode(ends, 0))?;
         Some(Segment::decode(&out, ends))
     }

@@ -9,7 +9,7 @@ use rand::{Rng, rngs::StdRng};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Appends a frame.
-pub fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub(crate) fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     bytes.extend(&u32::try_from(payload.len()).unwrap().to_be_bytes()[1..]);
     bytes.extend([kind, flags]);
     bytes.extend(stream.to_be_bytes());
@@ -18,15 +18,15 @@ pub fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u
 
 /// Bytes that one side sends, and where another frame may stand between them.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
-    pub bytes: Vec<u8>,
-    pub boundaries: BTreeSet<usize>,
+pub(crate) struct Script {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) boundaries: BTreeSet<usize>,
     /// Ends of frames, those inside of a block of headers as well.
-    pub ends: BTreeSet<usize>,
+    pub(crate) ends: BTreeSet<usize>,
 }
 
 /// What a server may send: settings, then frames of all kinds and sizes.
-pub fn server_script(random: &mut StdRng, frames: usize) -> Script {
+pub(crate) fn server_script(random: &mut StdRng, frames: usize) -> Script {
     let mut script = Script::default();
     frame(&mut script.bytes, SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]);
     script.boundaries.insert(script.bytes.len());
@@ -66,7 +66,7 @@ pub fn server_script(random: &mut StdRng, frames: usize) -> Script {
 }
 
 /// What a client may send: the preface, settings and some requests.
-pub fn client_script(random: &mut StdRng, requests: u32) -> Script {
+pub(crate) fn client_script(random: &mut StdRng, requests: u32) -> Script {
     let mut script = Script { bytes: PREFACE.to_vec(), ..Script::default() };
     frame(&mut script.bytes, SETTINGS, 0, 0, &[]);
     for request in 0..requests {
@@ -79,22 +79,22 @@ pub fn client_script(random: &mut StdRng, requests: u32) -> Script {
 
 /// The server's TCP, which knows nothing of the frame that is put in.
 #[derive(Debug)]
-pub struct Server {
-    pub script: Script,
-    pub first: u32,
-    pub acked: usize,
-    pub sent: usize,
-    pub fin_acked: bool,
-    pub finished: bool,
+pub(crate) struct Server {
+    pub(crate) script: Script,
+    pub(crate) first: u32,
+    pub(crate) acked: usize,
+    pub(crate) sent: usize,
+    pub(crate) fin_acked: bool,
+    pub(crate) finished: bool,
 }
 
 impl Server {
-    pub fn new(script: Script, first: u32) -> Self {
+    pub(crate) fn new(script: Script, first: u32) -> Self {
         Self { script, first, acked: 0, sent: 0, fin_acked: false, finished: false }
     }
 
     /// The segment with the bytes `from..to`.
-    pub fn segment(&self, from: usize, to: usize, ack: u32) -> Segment {
+    pub(crate) fn segment(&self, from: usize, to: usize, ack: u32) -> Segment {
         let ends = to == self.script.bytes.len() && self.finished;
         Segment {
             seq: self.first.wrapping_add(u32::try_from(from).unwrap()),
@@ -108,7 +108,7 @@ impl Server {
     }
 
     /// Takes an acknowledgement, which must be of what was sent.
-    pub fn acknowledged(&mut self, segment: &Segment) {
+    pub(crate) fn acknowledged(&mut self, segment: &Segment) {
         let limit = self.sent + usize::from(self.finished);
         let offset = |number: u32| {
             let offset = number.wrapping_sub(self.first) as usize;
@@ -128,20 +128,20 @@ impl Server {
 
 /// The client's TCP: keeps what arrives, and acknowledges it.
 #[derive(Debug, Default)]
-pub struct Client {
-    pub first: u32,
+pub(crate) struct Client {
+    pub(crate) first: u32,
     received: Vec<Option<u8>>,
-    pub next: usize,
-    pub fin_at: Option<usize>,
+    pub(crate) next: usize,
+    pub(crate) fin_at: Option<usize>,
 }
 
 impl Client {
-    pub fn new(first: u32) -> Self {
+    pub(crate) fn new(first: u32) -> Self {
         Self { first, ..Self::default() }
     }
 
     /// Takes a segment. The same place must never have two values.
-    pub fn receive(&mut self, segment: &Segment) {
+    pub(crate) fn receive(&mut self, segment: &Segment) {
         let offset = segment.seq.wrapping_sub(self.first).cast_signed();
         for (index, byte) in (0..).zip(&segment.payload) {
             let Ok(at) = usize::try_from(offset + index) else { continue };
@@ -166,17 +166,17 @@ impl Client {
     }
 
     /// Whether everything up to the end is there.
-    pub fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.fin_at == Some(self.next)
     }
 
     /// The bytes in order.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.received[..self.next].iter().map(|byte| byte.unwrap()).collect()
     }
 
     /// Its acknowledgement, with blocks of what it has beyond.
-    pub fn acknowledgement(&self, seq: u32) -> Segment {
+    pub(crate) fn acknowledgement(&self, seq: u32) -> Segment {
         let number = |at: usize| self.first.wrapping_add(u32::try_from(at).unwrap());
         let mut runs = BTreeMap::new();
         let mut start = None;
@@ -204,7 +204,7 @@ impl Client {
     }
 
     /// Where the frame stands in what was received, if it is not just what the server sent.
-    pub fn inserted(&self, server: &Script) -> Option<usize> {
+    pub(crate) fn inserted(&self, server: &Script) -> Option<usize> {
         let bytes = self.bytes();
         if bytes == server.bytes {
             return None;

@@ -59,13 +59,13 @@ fn script(random: &mut StdRng) -> Script {
 
 /// What came of the race.
 #[derive(Clone, Copy, Debug)]
-pub struct Raced {
-    pub moved: bool,
-    pub missed: bool,
+pub(crate) struct Raced {
+    pub(crate) moved: bool,
+    pub(crate) missed: bool,
 }
 
 /// The server's segments are handled by several processors at once, while a move is asked for.
-pub fn race(kernel: &mut Kernel, seed: u64) -> Raced {
+pub(crate) fn race(kernel: &mut Kernel, seed: u64) -> Raced {
     let mut random = StdRng::seed_from_u64(seed);
     let (key, down, up) = key(40_000);
     let first = random.random();
@@ -126,7 +126,7 @@ pub fn race(kernel: &mut Kernel, seed: u64) -> Raced {
 }
 
 /// Segments of one connection with anything in them; another one must not notice.
-pub fn lie(kernel: &mut Kernel, seed: u64, packets: usize) {
+pub(crate) fn lie(kernel: &mut Kernel, seed: u64, packets: usize) {
     let mut random = StdRng::seed_from_u64(seed);
     let (liar, down, up) = key(41_000);
     let (other, ..) = key(42_000);

@@ -2,38 +2,38 @@
 
 use std::net::IpAddr;
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const PSH: u8 = 8;
-pub const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const PSH: u8 = 8;
+pub(crate) const ACK: u8 = 16;
 
 const ETHERNET_BYTES: usize = 14;
 
 /// Who talks to whom.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
-    pub source: (IpAddr, u16),
-    pub destination: (IpAddr, u16),
+pub(crate) struct Ends {
+    pub(crate) source: (IpAddr, u16),
+    pub(crate) destination: (IpAddr, u16),
 }
 
 /// One segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Segment {
-    pub seq: u32,
-    pub ack: u32,
-    pub flags: u8,
-    pub window: u16,
+pub(crate) struct Segment {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
     /// Blocks of a selective acknowledgement, as pairs of edges.
-    pub blocks: Vec<(u32, u32)>,
+    pub(crate) blocks: Vec<(u32, u32)>,
     /// A timestamps option, as every Linux connection has one.
-    pub timestamps: bool,
-    pub payload: Vec<u8>,
+    pub(crate) timestamps: bool,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Segment {
     /// Its bytes on the wire, followed by `padding`.
-    pub fn encode(&self, ends: Ends, padding: usize) -> Vec<u8> {
+    pub(crate) fn encode(&self, ends: Ends, padding: usize) -> Vec<u8> {
         let tcp = self.encode_tcp(ends);
         let mut packet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
         match (ends.source.0, ends.destination.0) {
@@ -90,7 +90,7 @@ impl Segment {
     }
 
     /// What these bytes are. Lengths and checksums must be right to the last bit.
-    pub fn decode(packet: &[u8], ends: Ends) -> Self {
+    pub(crate) fn decode(packet: &[u8], ends: Ends) -> Self {
         let ip = &packet[ETHERNET_BYTES..];
         let word = |at: usize| usize::from(u16::from_be_bytes([ip[at], ip[at + 1]]));
         let tcp = if ends.source.0.is_ipv4() {
