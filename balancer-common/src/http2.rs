@@ -7,6 +7,10 @@
     clippy::inline_always,
     reason = "the verifier follows one function at a time; calls cost stack and precision there"
 )]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the low half of a word is meant, or a constant fits; checks that cannot fail cost branches"
+)]
 
 pub mod flow;
 pub mod frame;

@@ -1,4 +1,5 @@
 //! Properties of following frames and of shifting numbers, on whatever bytes and in whatever order.
+#![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
 
 use balancer_common::{
     address::Address,

@@ -126,6 +126,7 @@ fn finished(gate: u64, seq: u32) -> Step {
 }
 
 /// Walks every order; returns whether some of them led to a frame.
+#[expect(clippy::needless_pass_by_value, reason = "each world is explored once, and then over")]
 fn explore(world: World, seen: &mut HashSet<World>) -> bool {
     if !seen.insert(world.clone()) {
         return false;

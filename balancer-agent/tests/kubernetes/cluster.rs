@@ -56,11 +56,11 @@ impl Cluster {
     pub(super) async fn start(prepare: impl FnOnce(&Server)) -> Self {
         let server = Server::start().await;
         let client = Client::try_from(Config::new(server.url.clone())).unwrap();
-        Self::start_with(server, client, prepare).await
+        Self::start_with(server, client, prepare)
     }
 
     /// The same with a server and a client of one's own.
-    pub(super) async fn start_with(
+    pub(super) fn start_with(
         server: Server,
         client: Client,
         prepare: impl FnOnce(&Server),

@@ -34,7 +34,7 @@ async fn rotate(user: serde_json::Value, replace: impl Fn(&Path, &Server, &str))
     }
     server.ask_for_token("first");
     let client = client(Some(&path)).await.unwrap();
-    let mut cluster = Cluster::start_with(server, client, two_services).await;
+    let mut cluster = Cluster::start_with(server, client, two_services);
     cluster.await_services(|it| it.count() == 2).await;
     cluster.server.await_asked(SLICES, Verb::Watch, 1).await;
 

@@ -13,6 +13,7 @@
 //!    serve another connection; whoever still points to it finds a lock taken, or another [`tag`].
 
 use super::{flow::Http2Key, shift::Injection};
+use crate::address::Address;
 
 /// Whoever set this handles a segment from the server.
 pub const LOCKED_IN: u64 = 1 << 32;
@@ -49,12 +50,16 @@ pub const RESET: u64 = 1 << 46;
 #[inline(always)]
 #[must_use]
 pub const fn tag(key: &Http2Key) -> u64 {
-    let [a, b, c, d] = key.client.0;
-    let [e, f, g, h] = key.server.0;
     let ports = ((key.client_port_be as u32) << 16) | key.server_port_be as u32;
     let netns = (key.netns as u32) ^ ((key.netns >> 32) as u32);
-    let mixed = a ^ b ^ c ^ d.rotate_left(7) ^ e ^ f ^ g ^ h.rotate_left(13) ^ ports ^ netns;
+    let mixed = fold(key.client, 7) ^ fold(key.server, 13) ^ ports ^ netns;
     ((mixed.wrapping_mul(0x9e37_79b1) >> 16) as u64) << 48
+}
+
+#[inline(always)]
+const fn fold(address: Address, turn: u32) -> u32 {
+    let [first, second, third, last] = address.0;
+    first ^ second ^ third ^ last.rotate_left(turn)
 }
 
 /// The bits that hold the tag.

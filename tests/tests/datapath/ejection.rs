@@ -68,7 +68,7 @@ fn of_all_dials_one_finds_out_that_nobody_listens() {
         let servers = Backend::start_many([127, 0, 0, 1].into(), 2).unwrap();
         let (silent, serving) = (nobody(), [servers[0].address(), servers[1].address()]);
         let all = [serving[0], silent, serving[1]];
-        let served = serve(&mut fixture, &all, policy, |_| ());
+        let shop = serve(&mut fixture, &all, policy, |_| ());
         let began_ns = now_ns();
         // Maglev leads a pod to one backend: of many pods some are led to the silent one.
         let pods: Vec<Dialer> =
@@ -76,7 +76,7 @@ fn of_all_dials_one_finds_out_that_nobody_listens() {
         let failed = (0..48).filter(|turn| dial(&pods[turn % 12]).is_none()).count();
         // Each ejection ends after a second or more, and the next dial tries anew.
         let ejections_max = 1 + (now_ns() - began_ns) / EJECTION_NS;
-        let stats = fixture.stats(served.id, silent).unwrap();
+        let stats = fixture.stats(shop.id, silent).unwrap();
         assert!(failed as u64 <= ejections_max, "policy {policy}: {failed} of 48 failed");
         assert!(failed > 0, "policy {policy}: the test has shown nothing");
         assert_eq!((stats.refused, stats.ejections), (failed as u64, failed as u64));
@@ -85,7 +85,7 @@ fn of_all_dials_one_finds_out_that_nobody_listens() {
         // Least-connection does not take an ejected one in the first place.
         assert_eq!(passed_over > 0, policy != POLICY_LEAST_CONNECTION, "policy {policy}");
         for address in serving {
-            assert_eq!(fixture.stats(served.id, address).unwrap().ejections, 0);
+            assert_eq!(fixture.stats(shop.id, address).unwrap().ejections, 0);
         }
     }
 }
@@ -97,12 +97,12 @@ fn where_all_are_ejected_the_first_choice_is_tried() {
     }
     let mut fixture = Fixture::new("ejection").unwrap();
     let silent = [nobody(), nobody()];
-    let served = serve(&mut fixture, &silent, POLICY_ROUND_ROBIN, |_| ());
+    let shop = serve(&mut fixture, &silent, POLICY_ROUND_ROBIN, |_| ());
     let pod = fixture.pod("pod").unwrap();
     for _ in 0..8 {
         assert_eq!(dial(&pod), None);
     }
-    let refused = silent.map(|address| fixture.stats(served.id, address).unwrap().refused);
+    let refused = silent.map(|address| fixture.stats(shop.id, address).unwrap().refused);
     assert_eq!(refused, [4, 4], "nothing is left untouched, and nobody is spared");
 }
 
@@ -113,13 +113,13 @@ fn who_serves_again_is_readmitted() {
     }
     let mut fixture = Fixture::new("ejection").unwrap();
     let address = nobody();
-    let served = serve(&mut fixture, &[address], POLICY_ROUND_ROBIN, |_| ());
+    let shop = serve(&mut fixture, &[address], POLICY_ROUND_ROBIN, |_| ());
     let pod = fixture.pod("pod").unwrap();
     assert_eq!(dial(&pod), None);
-    assert!(fixture.stats(served.id, address).unwrap().is_ejected(now_ns()));
+    assert!(fixture.stats(shop.id, address).unwrap().is_ejected(now_ns()));
     let server = Backend::start(address).unwrap();
     assert_eq!(dial(&pod), Some(server.address()));
-    let stats = fixture.stats(served.id, address).unwrap();
+    let stats = fixture.stats(shop.id, address).unwrap();
     assert_eq!((stats.failures, stats.ejected_until_ns, stats.ejections), (0, 0, 1));
 }
 
@@ -151,12 +151,12 @@ fn a_service_without_ejection_passes_over_nobody() {
     let server = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let (silent, serving) = (nobody(), server.address());
     let all = [silent, serving];
-    let served = serve(&mut fixture, &all, POLICY_ROUND_ROBIN, |spec| spec.ejects = false);
+    let shop = serve(&mut fixture, &all, POLICY_ROUND_ROBIN, |spec| spec.ejects = false);
     let pod = fixture.pod("pod").unwrap();
     for _ in 0..8 {
         dial(&pod);
     }
-    let stats = fixture.stats(served.id, silent).unwrap();
+    let stats = fixture.stats(shop.id, silent).unwrap();
     assert_eq!((stats.refused, stats.ejections, stats.failures), (4, 0, 0));
 }
 
@@ -177,7 +177,7 @@ fn a_backend_that_ends_connections_by_itself_is_spared_for_a_while() {
         let mut fixture = Fixture::new("ejection").unwrap();
         let server = Backend::start("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = server.address();
-        let served = serve(&mut fixture, &[address], policy, |spec| spec.affinity_s = affinity_s);
+        let shop = serve(&mut fixture, &[address], policy, |spec| spec.affinity_s = affinity_s);
         let pod = fixture.pod("pod").unwrap();
         let dialled = pod.dial(frontend()).unwrap();
         if is_old {
@@ -186,7 +186,7 @@ fn a_backend_that_ends_connections_by_itself_is_spared_for_a_while() {
         // It reads what comes, and ends the connection then: a FIN, and no reset.
         pod.send(dialled.handle).unwrap();
         assert_eq!(pod.await_end(dialled.handle).unwrap(), 0);
-        let stats = fixture.stats(served.id, address).unwrap();
+        let stats = fixture.stats(shop.id, address).unwrap();
         let now_ns = now_ns();
         assert_eq!((stats.ejections, stats.failures), (u64::from(is_ejected), 0));
         assert!(stats.ejected_until_ns <= now_ns + EJECTION_NS);
@@ -195,9 +195,9 @@ fn a_backend_that_ends_connections_by_itself_is_spared_for_a_while() {
     }
     let mut fixture = Fixture::new("ejection").unwrap();
     let resetting = Resetting::start().unwrap();
-    let served = serve(&mut fixture, &[resetting.address()], POLICY_ROUND_ROBIN, |_| ());
+    let shop = serve(&mut fixture, &[resetting.address()], POLICY_ROUND_ROBIN, |_| ());
     let pod = fixture.pod("pod").unwrap();
     pod.await_end(pod.dial(frontend()).unwrap().handle).unwrap();
-    let stats = fixture.stats(served.id, resetting.address()).unwrap();
+    let stats = fixture.stats(shop.id, resetting.address()).unwrap();
     assert_eq!((stats.reset, stats.ejections, stats.failures), (1, 0, 0), "a young one");
 }

@@ -20,9 +20,6 @@ use balancer_common::{
 use bytemuck::Zeroable;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Kernels before 6.19 take packets of about a page.
-pub(crate) const PACKET_BYTES_MAX: usize = 3_000;
-
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_SHOT: u32 = 2;
 /// `struct __sk_buff` up to and with `cb`, and where that is (include/uapi/linux/bpf.h).
@@ -102,13 +99,6 @@ impl Kernel {
     /// What is kept of a connection.
     pub(crate) fn flow(&self, key: Http2Key) -> Http2Flow {
         self.flows.get(&Raw(key), 0).unwrap().0
-    }
-
-    /// Changes what is kept, while no program runs.
-    pub(crate) fn change(&mut self, key: Http2Key, change: impl FnOnce(&mut Http2Flow)) {
-        let mut flow = self.flow(key);
-        change(&mut flow);
-        self.flows.insert(Raw(key), Raw(flow), 0).unwrap();
     }
 
     /// Forgets a connection.

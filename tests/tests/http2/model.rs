@@ -101,7 +101,7 @@ impl Server {
             ack,
             flags: ACK | if ends { FIN } else { PSH },
             window: 500,
-            timestamps: from % 2 == 0,
+            timestamps: from.is_multiple_of(2),
             payload: self.script.bytes[from..to].to_vec(),
             ..Segment::default()
         }
@@ -198,7 +198,7 @@ impl Client {
             flags: ACK,
             window: 60_000,
             blocks: blocks.collect(),
-            timestamps: self.next % 3 == 0,
+            timestamps: self.next.is_multiple_of(3),
             ..Segment::default()
         }
     }
