@@ -118,8 +118,7 @@ pub const PROGRAMS: [ProgramSpec; 6] = [
 const STEPS_LOSS: &str = "segments with more than 256 HTTP/2 frames end the tracking of their \
     connection (loops of any length exist from Linux 5.17 on)";
 
-/// The programs that follow HTTP/2 frames. Without them, and without
-/// [`Loaded::follows_frames`], everything else works.
+/// The programs that follow HTTP/2 frames. Without them everything else works.
 pub const HTTP2_PROGRAMS: [ProgramSpec; 3] = [
     ProgramSpec { name: "http2_inbound", compat: Some(("http2_inbound_bounded", STEPS_LOSS)) },
     ProgramSpec { name: "http2_outbound", compat: Some(("http2_outbound_bounded", STEPS_LOSS)) },
