@@ -3,13 +3,13 @@
 //! A direction of a connection is a [`track::Track`]: it knows where in the *grid* of frames each TCP
 //! segment lies. A connection's [`gate::Gate`] is the one word that all processors agree on. Once the
 //! GOAWAY frame was put into the server's bytes, [`shift::Injection`] says what becomes of each segment.
-#![allow(
+#![expect(
     clippy::inline_always,
     reason = "the verifier follows one function at a time; calls cost stack and precision there"
 )]
-#![allow(
+#![expect(
     clippy::cast_possible_truncation,
-    reason = "the low half of a word is meant, or a constant fits; checks that cannot fail cost branches"
+    reason = "words are taken apart, and constants are small; a checked conversion would be a panic"
 )]
 
 pub mod flow;

@@ -126,8 +126,7 @@ fn finished(gate: u64, seq: u32) -> Step {
 }
 
 /// Walks every order; returns whether some of them led to a frame.
-#[expect(clippy::needless_pass_by_value, reason = "each world is explored once, and then over")]
-fn explore(world: World, seen: &mut HashSet<World>) -> bool {
+fn explore(world: &World, seen: &mut HashSet<World>) -> bool {
     if !seen.insert(world.clone()) {
         return false;
     }
@@ -137,7 +136,7 @@ fn explore(world: World, seen: &mut HashSet<World>) -> bool {
         let mut next = world.clone();
         next.gate |= WANTED_NOW;
         next.agent_done = true;
-        moved |= explore(next, seen);
+        moved |= explore(&next, seen);
     }
     for index in 0..PROCESSORS {
         if matches!(world.processors[index].step, Step::Done { .. }) {
@@ -146,10 +145,10 @@ fn explore(world: World, seen: &mut HashSet<World>) -> bool {
         is_over = false;
         let mut next = world.clone();
         next.step(index);
-        moved |= explore(next, seen);
+        moved |= explore(&next, seen);
     }
     if is_over {
-        moved |= check(&world);
+        moved |= check(world);
     }
     moved
 }
@@ -186,7 +185,7 @@ fn no_order_of_steps_lets_a_byte_behind_the_frame_by_unshifted() {
     let mut moved = 0;
     for seqs in [[100, 101], [101, 100], [100, 100], [101, 102]] {
         let mut seen = HashSet::new();
-        moved += u32::from(explore(World::new(seqs), &mut seen));
+        moved += u32::from(explore(&World::new(seqs), &mut seen));
         assert!(seen.len() > 50, "{} states", seen.len());
     }
     assert!(moved > 0, "some order must lead to a move");

@@ -77,7 +77,15 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 // Not named after its section: bpf-linker takes that for the same symbol defined twice.
 #[sock_ops]
 pub fn tcp_events(ctx: SockOpsContext) -> u32 {
-    tcp::observe(&ctx);
+    tcp::observe::<true>(&ctx);
+    1
+}
+
+/// As [`tcp_events`], for kernels before 5.12, which refuse programs with the atomic instructions that
+/// following HTTP/2 takes.
+#[sock_ops]
+pub fn tcp_events_compat(ctx: SockOpsContext) -> u32 {
+    tcp::observe::<false>(&ctx);
     1
 }
 

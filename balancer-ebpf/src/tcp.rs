@@ -40,11 +40,11 @@ const FOLLOW: u32 =
     BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
 
 #[inline(always)]
-pub(crate) fn observe(ctx: &SockOpsContext) {
+pub(crate) fn observe<const HTTP2: bool>(ctx: &SockOpsContext) {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => begin(ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(ctx),
-        BPF_SOCK_OPS_STATE_CB => state_changed(ctx, ctx.arg(0), ctx.arg(1)),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established::<HTTP2>(ctx),
+        BPF_SOCK_OPS_STATE_CB => state_changed::<HTTP2>(ctx, ctx.arg(0), ctx.arg(1)),
         BPF_SOCK_OPS_RETRANS_CB => retransmitted(ctx),
         // The third argument is set when the timer gives up (tcp_write_timeout()).
         BPF_SOCK_OPS_RTO_CB if ctx.arg(2) != 0 => expired(ctx),
@@ -54,7 +54,7 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn state_changed(ctx: &SockOpsContext, old: u32, new: u32) {
+fn state_changed<const HTTP2: bool>(ctx: &SockOpsContext, old: u32, new: u32) {
     match new {
         TCP_CLOSE => {
             let cookie = context::cookie(ctx);
@@ -65,7 +65,9 @@ fn state_changed(ctx: &SockOpsContext, old: u32, new: u32) {
                 // client did not wait, is no act of the backend's own.
                 flow::closed(cookie);
             }
-            http2::closed(ctx, cookie);
+            if HTTP2 {
+                http2::closed(ctx, cookie);
+            }
         }
         TCP_CLOSE_WAIT => flow::closed_by_backend(context::cookie(ctx)),
         _ => {}
@@ -111,7 +113,7 @@ fn begin(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn established(ctx: &SockOpsContext) {
+fn established<const HTTP2: bool>(ctx: &SockOpsContext) {
     // Called for every connection that a client opens; `begin` has marked those that have a flow.
     if ctx.cb_flags() & FOLLOW != FOLLOW {
         return;
@@ -130,8 +132,11 @@ fn established(ctx: &SockOpsContext) {
         stats.readmit();
     }
     outcome::observed(Reason::Established, cookie, &flow);
-    if lookup::service(flow.service).is_some_and(|service| service.flags() & SERVICE_HTTP2 != 0) {
-        http2::established(ctx, cookie, &flow);
+    if HTTP2 {
+        let service = lookup::service(flow.service);
+        if service.is_some_and(|service| service.flags() & SERVICE_HTTP2 != 0) {
+            http2::established(ctx, cookie, &flow);
+        }
     }
 }
 

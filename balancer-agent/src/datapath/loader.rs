@@ -104,10 +104,13 @@ pub struct ProgramSpec {
 const CURSOR_LOSS: &str = "two connections made at the same instant on two CPUs may take the same \
     turn (atomic fetch instructions exist from Linux 5.12 on)";
 
+const HTTP2_LOSS: &str = "HTTP/2 connections are not followed and cannot be moved (network \
+    namespaces have no cookies for TCP events before Linux 5.15)";
+
 /// Every program that is attached, in the order of attachment: first those that follow
 /// connections, then those that make them.
 pub const PROGRAMS: [ProgramSpec; 6] = [
-    ProgramSpec { name: "tcp_events", compat: None },
+    ProgramSpec { name: "tcp_events", compat: Some(("tcp_events_compat", HTTP2_LOSS)) },
     ProgramSpec { name: "socket_released", compat: None },
     ProgramSpec { name: "getpeername4", compat: None },
     ProgramSpec { name: "getpeername6", compat: None },
@@ -185,14 +188,15 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
     for spec in &PROGRAMS {
         chosen.push((spec.name, load_program(&mut ebpf, spec, &mut report)?));
     }
-    let http2 = if has_netns { load_http2(&mut ebpf, &mut report) } else { Vec::new() };
+    let http2 = if has_netns && is_in_full(&chosen) {
+        load_http2(&mut ebpf, &mut report)
+    } else {
+        Vec::new()
+    };
     if !has_netns {
-        report.degraded.push(
-            "HTTP/2 connections are not followed and cannot be moved (network namespaces have no \
-             cookies for TCP events before Linux 5.15)"
-                .into(),
-        );
+        report.degraded.push(HTTP2_LOSS.into());
     }
+    report.degraded.sort();
     report.degraded.dedup();
     let maps = Maps::open(pins, &report.layout)?;
     check_settings(&maps, &report.layout)?;
@@ -236,6 +240,11 @@ fn load_object(
         loader.map_max_entries(name, entries);
     }
     loader.load(OBJECT)
+}
+
+/// Whether the TCP events tell of connections whose frames are to be followed.
+fn is_in_full(chosen: &[(&str, &str)]) -> bool {
+    chosen.contains(&("tcp_events", "tcp_events"))
 }
 
 /// Loads the programs that follow frames: all of them, or none.

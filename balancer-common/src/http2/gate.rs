@@ -13,7 +13,6 @@
 //!    serve another connection; whoever still points to it finds a lock taken, or another [`tag`].
 
 use super::{flow::Http2Key, shift::Injection};
-use crate::address::Address;
 
 /// Whoever set this handles a segment from the server.
 pub const LOCKED_IN: u64 = 1 << 32;
@@ -52,14 +51,14 @@ pub const RESET: u64 = 1 << 46;
 pub const fn tag(key: &Http2Key) -> u64 {
     let ports = ((key.client_port_be as u32) << 16) | key.server_port_be as u32;
     let netns = (key.netns as u32) ^ ((key.netns >> 32) as u32);
-    let mixed = fold(key.client, 7) ^ fold(key.server, 13) ^ ports ^ netns;
+    let mixed =
+        mix(key.client.0).rotate_left(7) ^ mix(key.server.0).rotate_left(13) ^ ports ^ netns;
     ((mixed.wrapping_mul(0x9e37_79b1) >> 16) as u64) << 48
 }
 
 #[inline(always)]
-const fn fold(address: Address, turn: u32) -> u32 {
-    let [first, second, third, last] = address.0;
-    first ^ second ^ third ^ last.rotate_left(turn)
+const fn mix(words: [u32; 4]) -> u32 {
+    words[0] ^ words[1] ^ words[2] ^ words[3]
 }
 
 /// The bits that hold the tag.
