@@ -11,7 +11,7 @@ use balancer_common::{
     http2::{
         flow::Http2Key,
         frame::{HEADERS, SETTINGS},
-        gate::{ACKED, INJECTED, OPAQUE, WANTED, WANTED_NOW},
+        gate::{ACKED, FAR, INJECTED, LOCKED_IN, OPAQUE, WANTED, WANTED_NOW},
         shift::FRAME,
     },
 };
@@ -149,6 +149,30 @@ fn an_idle_connection_moves_on_an_acknowledgement_and_is_shifted_from_then_on() 
     // What the client had long before is as it was.
     let old = Segment { seq: FIRST, payload: vec![0; 3], ..bare.clone() };
     assert_eq!(case.deliver(&old), old);
+}
+
+#[test]
+fn half_of_all_numbers_later_it_is_shifted_all_the_same() {
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    let (mut case, bare) = Case::moved(0);
+    let at = case.next;
+    case.ack(at.wrapping_add(17));
+    // As after gigabytes, in steps that a window allows.
+    for step in 1..=4 {
+        let offset = step * ((1 << 30) - 100);
+        let ack = at.wrapping_add(offset);
+        assert_eq!(case.ack(ack.wrapping_add(17)), ack, "{step}");
+        let segment = Segment { seq: ack, ..bare.clone() };
+        assert_eq!(case.deliver(&segment).seq, ack.wrapping_add(17), "{step}");
+    }
+    assert_ne!(case.gate() & FAR, 0);
+    // Another lock's bit, set by nobody, would have to be waited for, and then be given up.
+    case.kernel.change(case.key, |flow| flow.gate |= LOCKED_IN);
+    let bytes = message(1, 0);
+    let from = case.next;
+    assert_eq!(case.data(&bytes).seq, from.wrapping_add(17), "shifting needs no lock");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use balancer_common::{
     address::Address,
     http2::{
         flow::Http2Key,
-        gate::{INJECTED, WANTED_NOW},
+        gate::{self, INJECTED, WANTED_NOW},
     },
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -147,13 +147,13 @@ impl History {
         let segment = match self.random.random_range(0..10) {
             // Nothing but an acknowledgement, or a probe of a silent client.
             0 => {
-                let probe = usize::from(self.random.random_range(0..4) == 0 && server.sent > 0);
+                let probe = u32::from(self.random.random_range(0..4) == 0 && server.sent > 0);
                 let mut segment = server.segment(server.sent, server.sent, 1);
                 segment.flags = super::segment::ACK;
                 if server.finished || curt {
                     return;
                 }
-                segment.seq = segment.seq.wrapping_sub(probe as u32);
+                segment.seq = segment.seq.wrapping_sub(probe);
                 segment
             }
             // Something once more, cut as it comes; it is never of no use for long.
@@ -208,7 +208,7 @@ impl History {
             return;
         }
         self.client.receive(&segment);
-        let seq = self.requests_first.wrapping_add(self.requests_sent as u32);
+        let seq = self.requests_first.wrapping_add(u32::try_from(self.requests_sent).unwrap());
         let ack = self.client.acknowledgement(seq);
         let ack = kernel.send(NETNS, &ack, self.up).unwrap();
         if !self.happens(self.path.acks_lost) {
@@ -225,7 +225,7 @@ impl History {
         };
         let to = (from + self.random.random_range(1..200)).min(self.requests.bytes.len());
         let mut segment = self.client.acknowledgement(0);
-        segment.seq = self.requests_first.wrapping_add(from as u32);
+        segment.seq = self.requests_first.wrapping_add(u32::try_from(from).unwrap());
         segment.payload = self.requests.bytes[from..to].to_vec();
         self.requests_sent = self.requests_sent.max(to);
         let sent = kernel.send(NETNS, &segment, self.up).unwrap();
@@ -238,8 +238,9 @@ impl History {
         let inserted = self.client.inserted(&self.server.script);
         assert_eq!(inserted.is_some(), flow.gate & INJECTED != 0, "said and done");
         if let Some(at) = inserted {
-            let seq = self.server.first.wrapping_add(at as u32);
-            assert_eq!(flow.gate as u32, seq, "where it says it is");
+            let seq = self.server.first.wrapping_add(u32::try_from(at).unwrap());
+            let injection = gate::injection(flow.gate).unwrap();
+            assert_eq!(injection.seq, seq, "where it says it is");
         }
         kernel.forget(self.key);
         Outcome {

@@ -22,6 +22,7 @@ use nix::{
     unistd::gettid,
 };
 use std::{
+    fs,
     net::SocketAddr,
     path::Path,
     sync::mpsc,
@@ -137,6 +138,22 @@ async fn load(pod: &Path, target: SocketAddr, log: &Path, go: impl FnOnce()) -> 
     client.stop().await.unwrap()
 }
 
+/// Waits until no server waits for the last acknowledgement of its end: the client's kernel gives that
+/// without a socket, and it has to be brought back to the server's numbers all the same.
+fn await_ends() {
+    const LAST_ACK: &str = "09";
+    let deadline = Instant::now() + Duration::from_secs(FOLLOW_S_MAX);
+    let waiting = || {
+        let tables = ["tcp", "tcp6"].map(|name| format!("/proc/thread-self/net/{name}"));
+        let text = tables.map(|table| fs::read_to_string(table).unwrap()).concat();
+        text.lines().filter(|line| line.split_whitespace().nth(3) == Some(LAST_ACK)).count()
+    };
+    while waiting() > 0 {
+        assert!(Instant::now() < deadline, "{} connections do not come to their end", waiting());
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn a_client_moves_and_no_call_fails() {
     if !capability::can_load_ebpf() {
@@ -166,6 +183,7 @@ fn a_client_moves_and_no_call_fails() {
             let load = load(&pod, frontend, &log, || keep_moving(&mut fixture, &servers));
             runtime.unwrap().block_on(load)
         });
+        await_ends();
         let name = family.name;
         println!("{name}: {MOVES} moves, {} calls", tally.replied());
         assert_eq!(tally.failed(), 0, "{name}: {:?}", tally.failures);

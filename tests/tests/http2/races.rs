@@ -143,18 +143,17 @@ pub(crate) fn lie(kernel: &mut Kernel, seed: u64, packets: usize) {
     for _ in 0..packets {
         let from = random.random_range(0..server.bytes.len());
         let to = random.random_range(from..=server.bytes.len().min(from + 1_000));
-        let mut segment =
-            Segment {
-                seq: first
-                    .wrapping_add(from as u32)
-                    .wrapping_add(if random.random_range(0..9) == 0 { random.random() } else { 0 }),
-                ack: random.random_range(0..300),
-                flags: ACK | [0, FIN, SYN, RST, random.random()][random.random_range(0..5)],
-                window: random.random(),
-                payload: server.bytes[from..to].to_vec(),
-                blocks: vec![(random.random(), random.random()); random.random_range(0..4)],
-                timestamps: false,
-            };
+        let mut segment = Segment {
+            seq: first
+                .wrapping_add(u32::try_from(from).unwrap())
+                .wrapping_add(if random.random_range(0..9) == 0 { random.random() } else { 0 }),
+            ack: random.random_range(0..300),
+            flags: ACK | [0, FIN, SYN, RST, random.random()][random.random_range(0..5)],
+            window: random.random(),
+            payload: server.bytes[from..to].to_vec(),
+            blocks: vec![(random.random(), random.random()); random.random_range(0..4)],
+            timestamps: false,
+        };
         let is_down: bool = random.random();
         if !is_down {
             segment.ack = first.wrapping_add(random.random_range(0..5_000));
