@@ -30,6 +30,10 @@ use std::{
 };
 
 const MOVES: u64 = 20;
+/// Calls between two moves.
+const CALLS: u64 = 40;
+/// Calls at a time.
+const STREAMS: [u32; 2] = [1, 4];
 /// Longest wait for a client to follow.
 const FOLLOW_S_MAX: u64 = 20;
 
@@ -104,8 +108,14 @@ fn in_pod<T: Send>(family: &Family, act: impl FnOnce() -> T + Send) -> T {
 
 /// Moves the client's connection again and again; each time it must come back on another.
 fn keep_moving(fixture: &mut Fixture, servers: &[EchoServer]) {
+    let calls = || servers.iter().map(EchoServer::requests).sum::<u64>();
     for done in 0..MOVES {
         let deadline = Instant::now() + Duration::from_secs(FOLLOW_S_MAX);
+        let enough = calls() + CALLS;
+        while calls() < enough {
+            assert!(Instant::now() < deadline, "no calls after {done} moves");
+            std::thread::yield_now();
+        }
         let (key, flow) = loop {
             let live = flows(fixture);
             let live = live.into_iter().find(|(_, flow)| flow.gate & (CLOSED | INJECTED) == 0);
@@ -126,9 +136,14 @@ fn keep_moving(fixture: &mut Fixture, servers: &[EchoServer]) {
     }
 }
 
-async fn load(pod: &Path, target: SocketAddr, log: &Path, go: impl FnOnce()) -> Tally {
-    let plan =
-        LoadPlan { target, connections: 1, streams: 1, rate: Some(400), payload_bytes: 1_000 };
+async fn load(
+    pod: &Path,
+    target: SocketAddr,
+    streams: u32,
+    log: &Path,
+    go: impl FnOnce(),
+) -> Tally {
+    let plan = LoadPlan { target, connections: 1, streams, rate: Some(400), payload_bytes: 1_000 };
     let command = PodCommand::Client { pod: Some(pod.to_owned()), plan };
     let executable = Path::new(env!("CARGO_BIN_EXE_balancer-demo"));
     let mut client = PodProcess::start("moving", executable, &command, log).await.unwrap();
@@ -159,7 +174,7 @@ fn a_client_moves_and_no_call_fails() {
     if !capability::can_load_ebpf() {
         return;
     }
-    for family in &FAMILIES {
+    for (family, streams) in FAMILIES.iter().flat_map(|family| STREAMS.map(|it| (family, it))) {
         let mut fixture = Fixture::new("http2-move").unwrap();
         http2::install(fixture.loaded(), fixture.world().pins()).unwrap();
         pair(family);
@@ -180,12 +195,12 @@ fn a_client_moves_and_no_call_fails() {
             let pod = fixture.world().pod("pod").unwrap();
             let log = fixture.world().runtime().join("client.log");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let load = load(&pod, frontend, &log, || keep_moving(&mut fixture, &servers));
+            let load = load(&pod, frontend, streams, &log, || keep_moving(&mut fixture, &servers));
             runtime.unwrap().block_on(load)
         });
         await_ends();
         let name = family.name;
-        println!("{name}: {MOVES} moves, {} calls", tally.replied());
+        println!("{name}, {streams} streams: {MOVES} moves, {} calls", tally.replied());
         assert_eq!(tally.failed(), 0, "{name}: {:?}", tally.failures);
         assert!(tally.replied() > MOVES, "{name}");
         let by_server: Vec<_> = servers.iter().map(EchoServer::requests).collect();
