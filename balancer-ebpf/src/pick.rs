@@ -56,10 +56,18 @@ fn pick_from<const FETCH: bool>(
         return Reason::AffinityKept;
     }
     pick.slot = pick_slot::<FETCH>(bank.policy, &schedule, key);
-    let reason = pass_over_ejected(&schedule, pick);
-    let Some(id) = lookup::slot(schedule.chunk, pick.slot) else {
+    let Some(mut id) = lookup::slot(schedule.chunk, pick.slot) else {
         return Reason::BackendMissing;
     };
+    let mut reason = Reason::Picked;
+    // Nearly all backends never failed: no clock is read for those.
+    let ejected_until_ns = lookup::ejected_until_ns(id);
+    if ejected_until_ns != 0
+        && let Some(slot) = pass_over(&schedule, pick.slot, ejected_until_ns)
+        && let Some(next) = lookup::slot(schedule.chunk, slot)
+    {
+        (id, pick.slot, reason) = (next, slot, Reason::EjectedPassedOver);
+    }
     let Some(backend) = usable(id, key.service) else {
         return Reason::BackendMissing;
     };
@@ -72,28 +80,16 @@ fn pick_from<const FETCH: bool>(
     reason
 }
 
-/// Goes on to the nearest slot whose backend is not ejected; stays if there is none, as somebody has to
-/// find out that they serve again.
+/// The nearest slot whose backend is not ejected, if that of `first` still is. If there is none, the
+/// first stays: somebody has to find out that they serve again.
 #[inline(always)]
-fn pass_over_ejected(schedule: &Schedule, pick: &mut Pick) -> Reason {
-    let until_ns = match lookup::slot(schedule.chunk, pick.slot) {
-        Some(id) => lookup::ejected_until_ns(id),
-        None => 0,
-    };
-    // Nearly all backends never failed: no clock is read for those.
-    if until_ns == 0 {
-        return Reason::Picked;
-    }
+fn pass_over(schedule: &Schedule, first: u32, ejected_until_ns: u64) -> Option<u32> {
     let now_ns = context::now_ns();
-    if until_ns <= now_ns {
-        return Reason::Picked;
+    if ejected_until_ns <= now_ns {
+        return None;
     }
-    let next = next_admitted(schedule.chunk, schedule.slots, pick.slot, now_ns);
-    if next >= schedule.slots {
-        return Reason::Picked;
-    }
-    pick.slot = next;
-    Reason::EjectedPassedOver
+    let next = next_admitted(schedule.chunk, schedule.slots, first, now_ns);
+    (next < schedule.slots).then_some(next)
 }
 
 /// The nearest slot whose backend is not ejected; `slots` if there is none.

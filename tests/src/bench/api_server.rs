@@ -10,6 +10,7 @@ use axum::{
     extract::{Query, State},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
+    serve::ListenerExt as _,
 };
 use futures_util::stream;
 use serde::Deserialize;
@@ -165,6 +166,10 @@ fn serve(
         };
         let _ = told.send(listener.local_addr().map_err(Into::into));
         let router = Router::new().fallback(answer).with_state(shared);
+        // As Go's servers do: else an event waits for the acknowledgement of the one before.
+        let listener = listener.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
         let served = axum::serve(listener, router);
         // Watches last as long as their client: they end with the runtime.
         tokio::select! {
