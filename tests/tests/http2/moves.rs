@@ -209,6 +209,7 @@ fn a_client_moves_and_no_call_fails() {
         assert!(by_server.iter().all(|requests| *requests > 0), "{name}: {by_server:?}");
         let moved = flows(&mut fixture).into_iter().filter(|(_, flow)| flow.gate & INJECTED != 0);
         for (_, flow) in moved {
+            assert!(flow.gate & CLOSED != 0, "{name}: its client has closed it: {flow:?}");
             assert!(flow.gate & ACKED != 0, "{name}: a client has the frame: {flow:?}");
         }
     }
