@@ -219,6 +219,11 @@ impl Core {
         &self.kernel.backends
     }
 
+    /// Those of them that drain or are gone.
+    pub fn leaving(&self) -> impl Iterator<Item = (&u32, &Backend)> {
+        self.kernel.leaving.iter().filter_map(|id| self.kernel.backends.get_key_value(id))
+    }
+
     /// What a service is declared as, and by whom.
     pub fn declared(&self, service: u32) -> Option<(Source, &Service)> {
         self.observed.service(self.kernel.services.get(&service)?.name.as_ref()?)

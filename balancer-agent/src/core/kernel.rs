@@ -10,7 +10,7 @@ use super::{
 };
 use balancer_common::{
     address::Address,
-    backend::{Backend, STATE_GONE},
+    backend::{Backend, STATE_DRAINING, STATE_GONE},
     service::{CHUNK_SLOTS, SERVICE_VALID, Schedule, Service},
 };
 use std::{
@@ -65,6 +65,8 @@ pub(super) struct Kernel {
     pub(super) by_name: HashMap<ServiceName, u32>,
     pub(super) backends: BTreeMap<u32, Backend>,
     pub(super) frontends: HashMap<SocketAddr, u32>,
+    /// Backends of states *draining* and *gone*: few, where all are many.
+    pub(super) leaving: BTreeSet<u32>,
     /// Backends of state *gone*, and in how many sweeps in a row each was idle.
     pub(super) gone: BTreeMap<u32, u32>,
     /// Backends that no service knows, left by a killed agent.
@@ -108,6 +110,7 @@ impl Kernel {
             by_name: HashMap::new(),
             backends: BTreeMap::new(),
             frontends: HashMap::new(),
+            leaving: BTreeSet::new(),
             gone: BTreeMap::new(),
             orphans: BTreeSet::new(),
             strays: BTreeSet::new(),
@@ -178,7 +181,7 @@ impl Kernel {
     fn adopt_backends(&mut self, state: &KernelState) {
         for (id, record) in &state.backends {
             let address = socket(record);
-            self.backends.insert(*id, *record);
+            self.insert_backend(*id, record);
             if record.state == STATE_GONE {
                 self.gone.insert(*id, 0);
             }
@@ -233,11 +236,21 @@ impl Kernel {
         }
     }
 
+    fn insert_backend(&mut self, id: u32, record: &Backend) {
+        self.backends.insert(id, *record);
+        if matches!(record.state, STATE_DRAINING | STATE_GONE) {
+            self.leaving.insert(id);
+        } else {
+            self.leaving.remove(&id);
+        }
+    }
+
     fn land_backend(&mut self, id: u32, record: &Backend) {
         if *record == Backend::default() {
             let Some(old) = self.backends.remove(&id) else {
                 return;
             };
+            self.leaving.remove(&id);
             self.gone.remove(&id);
             self.orphans.remove(&id);
             self.backend_ids.put(id);
@@ -251,7 +264,7 @@ impl Kernel {
             return;
         }
         self.incarnation_max = self.incarnation_max.max(record.incarnation);
-        self.backends.insert(id, *record);
+        self.insert_backend(id, record);
         if record.state == STATE_GONE {
             self.gone.entry(id).or_insert(0);
             self.orphans.remove(&id);

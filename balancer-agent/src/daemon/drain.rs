@@ -133,7 +133,7 @@ impl Daemon {
         }
         let now = self.drainer.started_at.elapsed();
         let core = &self.engine.core;
-        self.drainer.drain.observe(core.backends(), now);
+        self.drainer.drain.observe(core.leaving(), now);
         let gone_grace = self.drainer.kubernetes.as_ref().and_then(Authority::gone_grace);
         let patience = |service: u32| {
             let declared = core.declared(service);
