@@ -101,6 +101,13 @@ impl Kernel {
         self.flows.get(&Raw(key), 0).unwrap().0
     }
 
+    /// Changes what is kept, while no program runs.
+    pub(crate) fn change(&mut self, key: Http2Key, change: impl FnOnce(&mut Http2Flow)) {
+        let mut flow = self.flow(key);
+        change(&mut flow);
+        self.flows.insert(Raw(key), Raw(flow), 0).unwrap();
+    }
+
     /// Forgets a connection.
     pub(crate) fn forget(&mut self, key: Http2Key) {
         self.flows.remove(&Raw(key)).unwrap();
