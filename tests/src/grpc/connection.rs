@@ -87,8 +87,18 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_flush(ctx)
     }
 
+    /// Ends the server's side, then waits for the client's: a socket that is closed with bytes to read
+    /// (window updates, say) resets the connection, and what the client has not got yet is lost.
     fn poll_shutdown(mut self: Pin<&mut Self>, ctx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(ctx)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(ctx))?;
+        let mut rest = [0; 4_096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut rest);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(ctx, &mut buffer));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     fn poll_write_vectored(

@@ -10,7 +10,10 @@ use kube::{
     api::{ListParams, PostParams},
 };
 use serde_json::json;
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// Whether a process is there; a zombie is not.
 fn is_running(pid: u32) -> bool {
@@ -65,7 +68,12 @@ fn an_account_has_the_rights_that_it_was_given_and_no_others() {
         assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
 
         grant(&cluster, "configmaps", &["get", "list"]).await;
-        maps.list(&ListParams::default()).await.unwrap();
+        // The API server hears of its own rules a moment later, and tells nobody.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = maps.list(&ListParams::default()).await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let new = serde_json::from_value(json!({"metadata": {"name": "new"}})).unwrap();
         let refused = maps.create(&PostParams::default(), &new).await.unwrap_err();
         assert!(matches!(&refused, kube::Error::Api(status) if status.code == 403), "{refused}");
