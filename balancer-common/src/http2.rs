@@ -1,7 +1,7 @@
 //! HTTP/2 as far as frame heads tell, and the arithmetic of moving a connection: pure, for kernel and host.
 //!
 //! A direction of a connection is a [`track::Track`]: it knows where in the *grid* of frames each TCP
-//! segment lies. A connection's [`gate::Gate`] is the one word that all processors agree on. Once the
+//! segment lies. A connection's [`gate`] is the one word that all processors agree on. Once the
 //! GOAWAY frame was put into the server's bytes, [`shift::Injection`] says what becomes of each segment.
 #![expect(
     clippy::inline_always,

@@ -1,6 +1,5 @@
 //! HTTP/2 in the kernel: the real programs over packet histories, and real clients that are moved.
 #![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
-#![expect(clippy::cast_possible_truncation, reason = "lengths and numbers of TCP, which wrap")]
 
 #[path = "http2/cases.rs"]
 mod cases;
