@@ -123,6 +123,6 @@ fn scaling_up_and_down_refuses_a_client_once_for_each_server_that_stops_at_most(
         let refused = |cause: &String| cause.contains("Connection refused");
         assert!(tally.failures.keys().all(refused), "{tally:?}");
     }
-    // The long connection's server has ended it, or the first refusal was seen.
-    assert!(ejected > 0);
+    // Mostly nobody is refused: then nobody need be passed over.
+    assert!(ejected > 0 || each.failed() + long.failed() == 0, "a refusal went by unseen");
 }
