@@ -26,7 +26,7 @@ pub const NAMESPACE: &str = "default";
 /// The port of echo servers.
 pub const ECHO_PORT: u16 = 50_051;
 /// Longest wait for the controllers and kubelets to get where a test wants them.
-const PATIENCE_S: u64 = 90;
+const PATIENCE_S: u64 = 180;
 
 /// A deployment of echo servers with this grace period.
 ///
