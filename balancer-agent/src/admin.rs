@@ -9,6 +9,7 @@ use crate::{
     datapath::self_test::SelfTest,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Where the socket and other run-time files are unless the user says otherwise.
@@ -91,6 +92,9 @@ pub struct Status {
     pub work: WorkStatus,
     /// Connections that were destroyed since their backends had left.
     pub drained: DrainStatus,
+    /// HTTP/2 connections that are followed and moved.
+    #[serde(default)]
+    pub http2: Http2Status,
 }
 
 /// The state of the configuration file.
@@ -149,6 +153,29 @@ pub struct WorkStatus {
     pub write_failures: u64,
     /// Time from the latest event to its last map write, in microseconds.
     pub latest_change_us: u64,
+}
+
+/// What is done about HTTP/2 connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http2Status {
+    /// Why nothing can be followed here; none where it can.
+    pub unable: Option<String>,
+    /// Connections of services that ask for it, by what can be said of their frames.
+    pub connections: BTreeMap<String, u64>,
+    /// Pods, and other clients, whose interfaces lead to the programs.
+    pub clients: u64,
+    /// Interfaces of these.
+    pub interfaces: u64,
+    /// Moves that were begun since the start, by their cause.
+    pub begun: BTreeMap<String, u64>,
+    /// Moves that were made: the client was told.
+    pub made: u64,
+    /// Moves that were given up: no moment was found, or the connection could not be moved any more.
+    pub given_up: u64,
+    /// Connections of now whose clients were told and stayed.
+    pub stubborn: u64,
+    /// The latest failure.
+    pub latest_error: Option<String>,
 }
 
 /// Connections that were to be destroyed, since the start.

@@ -116,6 +116,11 @@ impl Core {
         self.node_rank = node_rank;
     }
 
+    /// This node's number among all.
+    pub const fn node_rank(&self) -> u32 {
+        self.node_rank
+    }
+
     /// Takes over the maps of an earlier agent, as they were read back. Before the first event.
     pub fn adopt(&mut self, state: &KernelState) {
         let (kernel, suspects) = Kernel::adopt(self.kernel.limits, state);
@@ -222,6 +227,11 @@ impl Core {
     /// Those of them that drain or are gone.
     pub fn leaving(&self) -> impl Iterator<Item = (&u32, &Backend)> {
         self.kernel.leaving.iter().filter_map(|id| self.kernel.backends.get_key_value(id))
+    }
+
+    /// Every declared service.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.observed.services().map(|(_, service)| service)
     }
 
     /// What a service is declared as, and by whom.

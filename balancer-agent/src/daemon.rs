@@ -3,6 +3,7 @@
 mod answers;
 mod drain;
 mod engine;
+mod http2;
 mod kubernetes;
 mod log_forwarding;
 mod memory;
@@ -74,6 +75,7 @@ struct Daemon {
     hooks_repaired: u64,
     pods: pods::Pods,
     drainer: drain::Drainer,
+    http2: http2::Http2,
     /// Whether much was allocated and freed since memory was given back.
     memory: Memory,
     reload_replies: Vec<oneshot::Sender<Answer>>,
@@ -111,6 +113,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.kubernetes = kubernetes;
     daemon.adopt(&config, services);
     daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
+    daemon.pods_changed();
     daemon.await_first_answers(&mut dns_events, &mut cluster_updates).await;
     daemon.take_over().await?;
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
@@ -133,11 +136,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             Some(ask) = pending_asks.recv() => drop(ask.send(daemon.vitals())),
             Ok(()) = cgroups.changed() => {
                 daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
+                daemon.pods_changed();
             }
             Ok(()) = pod_objects.changed() => {
                 daemon.pods.objects_changed(&mut pod_objects, &mut daemon.engine.maps);
+                daemon.pods_changed();
             }
             _ = drain.tick() => daemon.drain().await,
+            () = tokio::time::sleep_until(daemon.http2_due()) => daemon.follow_http2().await,
             _ = sweep.tick() => daemon.sweep(),
             _ = hook_check.tick() => daemon.check_hooks().await,
             signal = signals.next() => match signal {
@@ -176,6 +182,7 @@ impl Daemon {
         let maps = started.take_maps()?;
         let engine = Engine::new(maps, config)?;
         let pods = pods::Pods::adopt(&engine.maps)?;
+        let http2 = http2::Http2::new(config);
         let config_status =
             ConfigStatus { path: options.config.clone(), ..ConfigStatus::default() };
         Ok(Self {
@@ -192,6 +199,7 @@ impl Daemon {
             hooks_repaired: 0,
             pods,
             drainer: drain::Drainer::new(),
+            http2,
             memory: Memory::default(),
             reload_replies: Vec::new(),
         })

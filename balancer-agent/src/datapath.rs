@@ -14,6 +14,7 @@ pub mod http2;
 pub mod loader;
 pub mod log;
 pub mod maps;
+pub mod netns;
 pub mod pods;
 pub mod raw;
 pub mod reader;

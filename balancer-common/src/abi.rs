@@ -4,6 +4,10 @@
 /// fields, or the set of maps changes; pinned state of another version is never reinterpreted.
 pub const ABI_VERSION: u32 = 3;
 
+/// Version of the maps in [`map::HTTP2`]. They have one of their own, and fixed sizes, since moved
+/// connections depend on them: another [`ABI_VERSION`] or other limits leave them as they are.
+pub const HTTP2_VERSION: u32 = 1;
+
 /// Names of the maps, as the kernel programs declare them and as their pins are called.
 pub mod map {
     /// [`crate::frontend::FrontendKeyV4`] → [`crate::frontend::Frontend`].
@@ -54,7 +58,7 @@ pub mod map {
     pub const HTTP2_PROGRAMS: &str = "HTTP2_PROGRAMS";
 
     /// Every map that holds state across a restart of the agent.
-    pub const PINNED: [&str; 23] = [
+    pub const PINNED: [&str; 18] = [
         FRONTENDS_V4,
         FRONTENDS_V6,
         SERVICES,
@@ -73,12 +77,11 @@ pub mod map {
         HIERARCHY,
         SKIPPED_PODS,
         TRACES,
-        HTTP2_FLOWS,
-        HTTP2_PODS,
-        HTTP2_CLOSED,
-        HTTP2_TURNS,
-        HTTP2_PROGRAMS,
     ];
+
+    /// Maps about HTTP/2 connections, which hold state across a change of [`PINNED`] as well.
+    pub const HTTP2: [&str; 5] =
+        [HTTP2_FLOWS, HTTP2_PODS, HTTP2_CLOSED, HTTP2_TURNS, HTTP2_PROGRAMS];
 }
 
 /// Most services (ids below this), unless the configuration says otherwise.
@@ -101,7 +104,7 @@ pub const SKIPPED_PODS_MAX: usize = 4_096;
 /// Bytes of the trace ring buffer.
 pub const TRACES_BYTES: usize = 1 << 18;
 /// Most connections whose frames are followed.
-pub const HTTP2_FLOWS_MAX: usize = FLOWS_MAX;
+pub const HTTP2_FLOWS_MAX: usize = 65_536;
 /// Most pods whose connections are counted at a time; the least recently used is forgotten.
 pub const HTTP2_PODS_MAX: usize = 4_096;
 /// Most live connections of one pod whose frames are followed.

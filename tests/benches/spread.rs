@@ -136,6 +136,7 @@ fn nodes(policy: Policy, first_rank: u32) -> anyhow::Result<Spread> {
         affinity_s: None,
         tracked: true,
         ejects: true,
+        http2: false,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

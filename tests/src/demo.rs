@@ -8,6 +8,7 @@ pub mod claim;
 pub mod kernel;
 pub mod kube_proxy;
 pub mod kubernetes;
+pub mod scale_up;
 pub mod screen;
 pub mod spread;
 pub mod stage;
@@ -38,6 +39,11 @@ pub enum Outcome {
 /// # Errors
 /// Names the step that failed, which is then no claim's fault.
 pub fn run() -> anyhow::Result<Outcome> {
+    interruptible(play())
+}
+
+/// Plays on a runtime of its own until the end, or until a signal.
+fn interruptible(play: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow::Result<Outcome> {
     // One thread: the network namespace belongs to the thread that makes it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -45,7 +51,7 @@ pub fn run() -> anyhow::Result<Outcome> {
         let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
         let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         tokio::select! {
-            outcome = play() => outcome,
+            outcome = play => outcome,
             _ = interrupt.recv() => Ok(Outcome::Interrupted),
             _ = terminate.recv() => Ok(Outcome::Interrupted),
             _ = hangup.recv() => Ok(Outcome::Interrupted),

@@ -17,11 +17,17 @@ use crate::{artifacts, build, cluster, privilege, process, system, test, workspa
 /// real (compiled with Go the first time, which takes minutes), nodes and kubelets are played. A
 /// Deployment of gRPC pods is scaled and rolled under clients that resolved its headless name once,
 /// first without and then with the agent.
+///
+/// With --scale-up it shows live connections: 32 clients keep theirs while backends are added and one
+/// terminates, and their calls follow without one that fails.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Play on a real Kubernetes control plane.
     #[arg(long)]
     kubernetes: bool,
+    /// Show how live connections follow backends that come and go.
+    #[arg(long, conflicts_with = "kubernetes")]
+    scale_up: bool,
     /// Passed on to the demo; `cargo xtask demo -- --help` lists what it takes.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
@@ -35,6 +41,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.kubernetes {
         variables.push(cluster::prepare_demo()?);
         arguments.insert(0, "--kubernetes".into());
+    }
+    if options.scale_up {
+        arguments.insert(0, "--scale-up".into());
     }
     build::object()?;
     // Without --release and --package, so that it shares what the tests have compiled.

@@ -1,13 +1,14 @@
 //! `status`: whether all is well, and every complaint if not; with the agent down, what the maps still tell.
 
 mod cluster;
+mod http2;
 mod layout;
 
 use self::cluster::Cluster;
 use super::{arguments::Global, exit::Exit, page, pod::Pods, snapshot::Snapshot};
 use crate::{
     admin::{
-        self, Answer, ConfigStatus, Request, Status, WorkStatus,
+        self, Answer, ConfigStatus, Http2Status, Request, Status, WorkStatus,
         client::{self, ClientError},
     },
     datapath::{
@@ -60,6 +61,8 @@ struct AgentReport {
     /// Where the kernel differs from what is wanted.
     differences: Vec<String>,
     work: WorkStatus,
+    /// HTTP/2 connections that are followed and moved.
+    http2: Http2Status,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -163,6 +166,7 @@ impl AgentReport {
             problems: status.problems,
             differences: status.differences,
             work: status.work,
+            http2: status.http2,
         })
     }
 }

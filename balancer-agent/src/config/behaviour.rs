@@ -19,6 +19,7 @@ pub(super) const BEHAVIOUR_KEYS: &[&str] = &[
     "drain-timeout",
     "tracking",
     "ejection",
+    "http2",
 ];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
@@ -58,6 +59,7 @@ impl Behaviour {
                 .unwrap_or(base.drain_timeout_s),
             tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
             ejects: map.read("ejection", problems, scalar::boolean).unwrap_or(base.ejects),
+            http2: map.read("http2", problems, scalar::boolean).unwrap_or(base.http2),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
         let (key, set) = match map.get("tracking") {

@@ -30,6 +30,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     "drain-timeout",
     "tracking",
     "ejection",
+    "http2",
 ];
 
 /// Reads `services`.
@@ -98,6 +99,7 @@ impl ServicesReader {
             affinity_s: behaviour.affinity_s,
             tracked: behaviour.tracked,
             ejects: behaviour.ejects,
+            http2: behaviour.http2,
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
             drain_timeout_s: behaviour.drain_timeout_s,

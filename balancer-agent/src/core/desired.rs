@@ -152,9 +152,10 @@ pub const fn effective_policy(service: &Service) -> Policy {
 pub fn settings(service: &Service) -> service::Service {
     let tracked = if service.tracked { service::SERVICE_TRACKED } else { 0 };
     let ejects = if service.ejects { service::SERVICE_EJECTS } else { 0 };
+    let http2 = if service.tracked && service.http2 { service::SERVICE_HTTP2 } else { 0 };
     let keepalive = service.keepalive;
     service::Service {
-        flags: service::SERVICE_VALID | tracked | ejects,
+        flags: service::SERVICE_VALID | tracked | ejects | http2,
         user_timeout_ms: service.user_timeout_ms.map_or(0, std::num::NonZeroU32::get),
         keepalive_idle_s: keepalive.map_or(0, |k| k.idle_s.get()),
         keepalive_interval_s: keepalive.map_or(0, |k| k.interval_s.get()),

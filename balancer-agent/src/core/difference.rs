@@ -9,7 +9,7 @@ use super::{
 };
 use balancer_common::{
     backend::{STATE_GONE, state_name},
-    service::{SERVICE_EJECTS, SERVICE_TRACKED, policy_name},
+    service::{SERVICE_EJECTS, SERVICE_HTTP2, SERVICE_TRACKED, policy_name},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -146,6 +146,8 @@ fn compare_settings(found: &mut Findings, desired: &Desired, held: &KernelServic
     found.compare("tracking", tracked(record.flags), tracked(settings.flags));
     let ejects = |flags: u32| flags & SERVICE_EJECTS != 0;
     found.compare("ejection", ejects(record.flags), ejects(settings.flags));
+    let http2 = |flags: u32| flags & SERVICE_HTTP2 != 0;
+    found.compare("HTTP/2", http2(record.flags), http2(settings.flags));
     found.compare("user time-out in ms", record.user_timeout_ms, settings.user_timeout_ms);
     found.compare("keepalive idle in s", record.keepalive_idle_s, settings.keepalive_idle_s);
     found.compare(

@@ -214,6 +214,8 @@ pub struct Behaviour {
     pub tracked: bool,
     /// Whether failing backends are passed over for a while.
     pub ejects: bool,
+    /// Whether HTTP/2 frames of tracked connections are followed, and live connections moved.
+    pub http2: bool,
 }
 
 impl Default for Behaviour {
@@ -226,6 +228,7 @@ impl Default for Behaviour {
             drain_timeout_s: None,
             tracked: true,
             ejects: true,
+            http2: true,
         }
     }
 }
@@ -244,10 +247,12 @@ pub struct Service {
     /// Session affinity in seconds since a pod's last connection.
     pub affinity_s: Option<NonZeroU32>,
     /// Whether connections are tracked from `connect()` to their end. Without it there are no
-    /// connection counts, no original peer name, no least-connection and no ejection.
+    /// connection counts, no original peer name, no least-connection, no ejection, and no moves.
     pub tracked: bool,
     /// Whether backends that fail, or end connections by themselves, are passed over for a while.
     pub ejects: bool,
+    /// Whether HTTP/2 frames of tracked connections are followed, and live connections moved.
+    pub http2: bool,
     /// `TCP_USER_TIMEOUT` in milliseconds.
     pub user_timeout_ms: Option<NonZeroU32>,
     /// TCP keepalive.

@@ -7,9 +7,12 @@
 
 mod balance;
 mod budget;
+mod picture;
 mod quota;
 #[cfg(test)]
 mod tests;
+
+pub use picture::{Frames, Picture, Standings};
 
 use balance::Balance;
 use budget::Budget;
@@ -56,9 +59,13 @@ pub struct FlowLoad {
     /// Since when it is established.
     pub since: Duration,
     /// Streams that are open.
-    pub in_flight: u64,
+    pub in_flight: u32,
+    /// Streams that were ever opened; it wraps.
+    pub opened: u32,
     /// Whether the kernel can move it now: its frames are visible and it was not moved before.
     pub is_movable: bool,
+    /// Whether its client was told to leave: it ends what it has, and begins nothing here.
+    pub is_moved: bool,
 }
 
 /// What a backend is to the planner.
@@ -96,6 +103,9 @@ pub struct ServiceLoad {
     /// Whether its policy spreads connections, so that shares mean anything: not for `maglev`, nor
     /// with session affinity.
     pub spreads: bool,
+    /// Whether a client's next connection goes where its cursor stands, which can point to one backend
+    /// at a time: then its connections move one after the other.
+    pub in_turn: bool,
 }
 
 /// Why a connection moves.
@@ -107,6 +117,22 @@ pub enum Cause {
     NewBackend,
     /// Its backend has more than its share.
     Imbalance,
+}
+
+// === impl Cause ===
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 3] = [Self::Leaving, Self::NewBackend, Self::Imbalance];
+
+    /// The name in commands and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Leaving => "leaving",
+            Self::NewBackend => "new-backend",
+            Self::Imbalance => "imbalance",
+        }
+    }
 }
 
 /// A connection that is to move.
@@ -140,6 +166,9 @@ struct Memory {
     budget: Budget,
     begun: BTreeMap<u64, Begun>,
     seen: BTreeSet<u64>,
+    /// Connections that were moved: since when that is known, and how many streams they had opened once
+    /// their clients must have heard of it.
+    moved: BTreeMap<u64, (Duration, Option<u32>)>,
     /// Clients that were told and stayed.
     stubborn: BTreeSet<u64>,
     is_asked: bool,
@@ -152,6 +181,9 @@ pub struct Rebalancer {
     node_rank: u32,
     services: BTreeMap<u32, Memory>,
 }
+
+/// How long what a client had sent before it heard that it was to leave may be under way.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a client that left may take to show up elsewhere before it is not waited for any more.
 const ARRIVAL_MAX: Duration = Duration::from_secs(2);
@@ -180,6 +212,11 @@ impl Rebalancer {
     /// A planner for the node with this rank, which remembers nothing.
     pub fn new(caution: Caution, node_rank: u32) -> Self {
         Self { caution, node_rank, services: BTreeMap::new() }
+    }
+
+    /// This node's number among all has changed.
+    pub fn set_node_rank(&mut self, node_rank: u32) {
+        self.node_rank = node_rank;
     }
 
     /// A user asks for a service to be balanced now: any excess counts until none is left.
@@ -229,12 +266,25 @@ impl Rebalancer {
 impl Memory {
     /// Follows what became of the moves that were begun.
     fn take_in(&mut self, load: &ServiceLoad, now: Duration, obeyed_within: Duration) {
-        let live: BTreeSet<u64> = load.flows.iter().map(|flow| flow.cookie).collect();
+        let live: BTreeMap<u64, &FlowLoad> =
+            load.flows.iter().map(|flow| (flow.cookie, flow)).collect();
         for (cookie, begun) in &mut self.begun {
-            if !live.contains(cookie) {
+            // Long streams may keep a connection for hours after its client has gone elsewhere.
+            if live.get(cookie).is_none_or(|flow| flow.is_moved) {
                 begun.left_at.get_or_insert(now);
             } else if now.saturating_sub(begun.at) > obeyed_within {
                 self.stubborn.insert(*cookie);
+            }
+        }
+        self.moved.retain(|cookie, _| live.contains_key(cookie));
+        for flow in load.flows.iter().filter(|flow| flow.is_moved) {
+            let (since, heard) = self.moved.entry(flow.cookie).or_insert((now, None));
+            match heard {
+                None if now.saturating_sub(*since) >= HEARD_WITHIN => *heard = Some(flow.opened),
+                Some(opened) if flow.opened != *opened => {
+                    self.stubborn.insert(flow.cookie);
+                }
+                _ => {}
             }
         }
         // A client that left shows up again as a new connection of its pod, wherever that leads.
@@ -252,7 +302,11 @@ impl Memory {
             begun.left_at.is_some_and(|left_at| now.saturating_sub(left_at) > ARRIVAL_MAX)
         };
         self.begun.retain(|_, begun| !waited(begun));
-        self.stubborn.retain(|cookie| live.contains(cookie));
-        self.seen = live;
+        self.stubborn.retain(|cookie| live.contains_key(cookie));
+        self.begun.retain(|cookie, begun| {
+            let stays = live.get(cookie).is_some_and(|flow| !flow.is_moved);
+            !stays || now.saturating_sub(begun.at) <= obeyed_within
+        });
+        self.seen = live.into_keys().collect();
     }
 }

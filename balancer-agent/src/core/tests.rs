@@ -53,6 +53,7 @@ fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpo
         affinity_s: None,
         tracked: true,
         ejects: true,
+        http2: true,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

@@ -45,6 +45,7 @@ impl Daemon {
             kubernetes: self.kubernetes.report().and_then(|it| serde_json::to_value(it).ok()),
             work: self.engine.work(),
             drained: self.drainer.status.clone(),
+            http2: self.http2.status.clone(),
         }))
     }
 }

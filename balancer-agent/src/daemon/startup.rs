@@ -7,13 +7,14 @@ use crate::{
     datapath::{
         bpffs::{PinLock, parse_layout},
         hooks::{self, Taken},
+        http2,
         loader::{self, Loaded},
         maps::{self, Maps},
         transfer,
     },
 };
 use anyhow::Context;
-use balancer_common::{abi::ABI_VERSION, flow::Flow};
+use balancer_common::{abi::ABI_VERSION, flow::Flow, http2::Http2Request};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -125,6 +126,16 @@ impl Started {
         Ok(Maps::open(&options.pins, &self.loaded.report.layout)?)
     }
 
+    /// Whether HTTP/2 connections are followed on this kernel.
+    pub(super) fn follows_http2(&self) -> bool {
+        !self.loaded.http2.is_empty()
+    }
+
+    /// Asks the kernel to move a connection; whether that was there.
+    pub(super) fn request(&self, request: &Http2Request) -> Result<bool, String> {
+        http2::request(&self.loaded, request).map_err(|error| error.to_string())
+    }
+
     /// Whether programs run on maps that could not be carried over.
     pub(super) fn awaits_answers(&self) -> bool {
         matches!(self.origin, Origin::OtherAbi { .. })
@@ -141,6 +152,9 @@ impl Started {
             tracing::info!(corrected, "connections of the earlier maps brought up to date");
         }
         hooks::retire(&options.pins)?;
+        if self.follows_http2() {
+            http2::install(&self.loaded, &options.pins)?;
+        }
         self.loaded.report.adopted = true;
         self.origin = Origin::Adopted;
         for layout in self.leftovers.drain(..) {

@@ -3,6 +3,8 @@
 //! ```text
 //! <pin root>/links/<program>        links; removing one detaches its program
 //! <pin root>/maps-<layout>/<MAP>    state; one directory for each ABI version and set of limits
+//! <pin root>/http2-v<N>/maps/<MAP>  HTTP/2 connections, whatever the limits
+//! <pin root>/http2-v<N>/taps/...    what leads interfaces of pods there
 //! ```
 
 use super::sys;
@@ -22,6 +24,8 @@ use std::{
 
 /// Where everything is pinned unless the user says otherwise.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/balancer";
+/// What names of directories about HTTP/2 connections begin with, before the version.
+const HTTP2_PREFIX: &str = "http2-v";
 
 /// Why the pin directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +133,8 @@ impl PinRoot {
             tracing::info!("mounted bpffs");
         }
         let links = self.links();
-        fs::create_dir_all(&links).map_err(|cause| {
+        let directories = [&links, &self.http2_maps(), &self.taps()];
+        directories.into_iter().try_for_each(fs::create_dir_all).map_err(|cause| {
             // `bpf_lookup()` keeps names with dots for itself.
             let dotted = self.0.iter().any(|name| name.to_string_lossy().contains('.'));
             if dotted && cause.kind() == io::ErrorKind::PermissionDenied {
@@ -167,6 +172,29 @@ impl PinRoot {
         self.0.join(format!("maps-{layout}"))
     }
 
+    /// Where maps about HTTP/2 connections are pinned.
+    pub fn http2_maps(&self) -> PathBuf {
+        self.http2().join("maps")
+    }
+
+    /// Where links of pods' interfaces are pinned.
+    pub fn taps(&self) -> PathBuf {
+        self.http2().join("taps")
+    }
+
+    /// What this binary's version keeps about HTTP/2 connections.
+    pub fn http2(&self) -> PathBuf {
+        self.0.join(format!("{HTTP2_PREFIX}{}", abi::HTTP2_VERSION))
+    }
+
+    /// What every version keeps about HTTP/2 connections.
+    pub fn http2_versions(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let is_one =
+            |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(HTTP2_PREFIX);
+        entries.filter(is_one).map(|entry| entry.path()).collect()
+    }
+
     /// Every layout that has maps here.
     pub fn layouts(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.0) else {
@@ -202,6 +230,10 @@ impl PinRoot {
         if links.exists() {
             detach_all(&links);
             fs::remove_dir_all(&links).map_err(io_error("remove", &links))?;
+        }
+        for directory in self.http2_versions() {
+            detach_all(&directory.join("taps"));
+            fs::remove_dir_all(&directory).map_err(io_error("remove", &directory))?;
         }
         for layout in self.layouts() {
             self.remove_layout(&layout)?;

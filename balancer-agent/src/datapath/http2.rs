@@ -6,6 +6,9 @@
 //! being shifted while no agent runs.
 
 mod entry;
+mod taps;
+
+pub use self::taps::{Taps, sweep, tap_cgroup};
 
 use self::entry::{Entry, LinkLayer};
 use super::{
@@ -26,7 +29,7 @@ use balancer_common::{
     abi::map,
     http2::{Http2Request, PROGRAM_INBOUND, PROGRAM_OUTBOUND, REQUEST_TAKEN},
 };
-use std::{fs, io, os::fd::OwnedFd, path::Path};
+use std::{io, os::fd::OwnedFd, path::Path};
 
 /// Why HTTP/2 connections cannot be followed or moved.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +98,7 @@ const WAYS: [(u32, &str, TcxHook, TcAttachType); 2] = [
 /// # Errors
 /// [`Http2Error`] names the step.
 pub fn install(loaded: &Loaded, pins: &PinRoot) -> Result<(), Http2Error> {
-    let mut programs = open_programs(pins, &loaded.report.layout)?;
+    let mut programs = open_programs(pins)?;
     for (index, (name, variant)) in (0..).zip(loaded.http2.iter().take(WAYS.len())) {
         let Some(Program::SchedClassifier(program)) = loaded.ebpf.program(variant) else {
             return Err(Http2Error::Unsupported);
@@ -106,8 +109,8 @@ pub fn install(loaded: &Loaded, pins: &PinRoot) -> Result<(), Http2Error> {
     if loaded.http2.is_empty() { Err(Http2Error::Unsupported) } else { Ok(()) }
 }
 
-fn open_programs(pins: &PinRoot, layout: &str) -> Result<ProgramArray<MapData>, Http2Error> {
-    let path = pins.maps(layout).join(map::HTTP2_PROGRAMS);
+fn open_programs(pins: &PinRoot) -> Result<ProgramArray<MapData>, Http2Error> {
+    let path = pins.http2_maps().join(map::HTTP2_PROGRAMS);
     MapData::from_pin(path)
         .and_then(Map::from_map_data)
         .and_then(ProgramArray::try_from)
@@ -119,17 +122,18 @@ fn open_programs(pins: &PinRoot, layout: &str) -> Result<ProgramArray<MapData>, 
 ///
 /// # Errors
 /// [`Http2Error`] names the step.
-pub fn tap(pins: &PinRoot, layout: &str, interface: &str) -> Result<(), Http2Error> {
+pub fn tap(pins: &PinRoot, interface: &str) -> Result<(), Http2Error> {
     let interface_error = |cause| Http2Error::Interface { interface: interface.to_owned(), cause };
     let index =
         nix::net::if_::if_nametoindex(interface).map_err(|errno| interface_error(errno.into()))?;
     let link_layer = LinkLayer::of(interface).map_err(interface_error)?;
     let netns = entry::netns_cookie().map_err(Http2Error::Namespace)?;
-    let programs = sys::open_pinned(&pins.maps(layout).join(map::HTTP2_PROGRAMS))
+    let programs = sys::open_pinned(&pins.http2_maps().join(map::HTTP2_PROGRAMS))
         .map_err(|cause| Http2Error::Attach { interface: interface.to_owned(), cause })?;
     for (program, way, hook, filter) in WAYS {
-        let pin = pins.link(&format!("http2-{netns:x}-{index}-{way}"));
-        if pin.exists() {
+        let pin = pins.taps().join(format!("{netns:x}-{index}-{way}"));
+        let filter_pin = pins.taps().join(format!("{netns:x}-{index}-{way}-{}", taps::FILTER));
+        if pin.exists() || filter_pin.exists() {
             continue;
         }
         let attach_error = |cause| Http2Error::Attach { interface: interface.to_owned(), cause };
@@ -139,7 +143,7 @@ pub fn tap(pins: &PinRoot, layout: &str, interface: &str) -> Result<(), Http2Err
             Ok(link) => sys::pin(&link, &pin).map_err(attach_error)?,
             // Without tcx, `link_create()` knows no such way to attach.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                attach_filter(&entry, &pin, interface, filter)?;
+                attach_filter(&entry, &filter_pin, interface, filter)?;
             }
             Err(cause) => return Err(attach_error(cause)),
         }
@@ -166,20 +170,6 @@ fn attach_filter(
     // aya takes a filter away together with its record of it.
     let link = program.take_link(id).map_err(filter_error)?;
     std::mem::forget(link);
-    Ok(())
-}
-
-/// Takes an interface's links away, when its pod is gone.
-///
-/// # Errors
-/// As the kernel says.
-pub fn untap(pins: &PinRoot, netns: u64) -> io::Result<()> {
-    let prefix = format!("http2-{netns:x}-");
-    for pin in fs::read_dir(pins.links())?.flatten() {
-        if pin.file_name().to_string_lossy().starts_with(&prefix) {
-            fs::remove_file(pin.path())?;
-        }
-    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 use balancer_common::abi::{self, map};
-use std::fs;
+use std::{fs, path::Path};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/balancer.o"));
@@ -165,11 +165,13 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
         // An earlier start broke off before its programs took over: half a state at best.
         pins.remove_layout(&layout)?;
     }
-    fs::create_dir_all(&directory).map_err(|cause| BpffsError::Io {
-        act: "create",
-        path: directory.clone(),
-        cause,
-    })?;
+    for directory in [&directory, &pins.http2_maps(), &pins.taps()] {
+        fs::create_dir_all(directory).map_err(|cause| BpffsError::Io {
+            act: "create",
+            path: directory.clone(),
+            cause,
+        })?;
+    }
     let mut report = LoadReport { layout, adopted, degraded: Vec::new() };
     let has_pid =
         is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_get_current_pid_tgid)
@@ -183,7 +185,8 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
     }
     let has_netns = is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_get_netns_cookie)
         .unwrap_or(false);
-    let mut ebpf = load_object(&directory, limits, log_level, has_pid, has_netns)?;
+    let mut ebpf =
+        load_object(&directory, &pins.http2_maps(), limits, log_level, has_pid, has_netns)?;
     let mut chosen = Vec::new();
     for spec in &PROGRAMS {
         chosen.push((spec.name, load_program(&mut ebpf, spec, &mut report)?));
@@ -204,7 +207,8 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
 }
 
 fn load_object(
-    directory: &std::path::Path,
+    directory: &Path,
+    http2: &Path,
     limits: &Limits,
     log_level: u8,
     has_pid: bool,
@@ -221,6 +225,9 @@ fn load_object(
     for name in map::PINNED {
         loader.map_pin_path(name, directory.join(name));
     }
+    for name in map::HTTP2 {
+        loader.map_pin_path(name, http2.join(name));
+    }
     let sizes = [
         (map::FRONTENDS_V4, limits.frontends),
         (map::FRONTENDS_V6, limits.frontends),
@@ -234,7 +241,6 @@ fn load_object(
         (map::POD_CURSORS, limits.pod_services),
         (map::AFFINITIES, limits.pod_services),
         (map::FLOWS, limits.flows),
-        (map::HTTP2_FLOWS, limits.flows),
     ];
     for (name, entries) in sizes {
         loader.map_max_entries(name, entries);

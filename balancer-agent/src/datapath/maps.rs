@@ -131,7 +131,7 @@ impl Maps {
             settings: open(&dir, map::SETTINGS)?,
             hierarchy: open(&dir, map::HIERARCHY)?,
             skipped_pods: open(&dir, map::SKIPPED_PODS)?,
-            http2_flows: open(&dir, map::HTTP2_FLOWS)?,
+            http2_flows: open(&pins.http2_maps(), map::HTTP2_FLOWS)?,
         };
         Ok(maps)
     }

@@ -8,6 +8,7 @@ use super::{
 use crate::core::pods::registry::PodWrite;
 use aya::maps::MapError;
 use balancer_common::{
+    address::FAMILY_V4,
     hierarchy::Hierarchy,
     pod::{PodServiceKey, Skip},
 };
@@ -49,6 +50,28 @@ impl Maps {
             PodWrite::SkipRemoved { pod } => absent_is_fine(self.skipped_pods.remove(&Raw(pod))),
         };
         result.map_err(|cause| PodWriteError { subject: subject(write), cause })
+    }
+
+    /// Sets a pod's cursor to where the schedule in force has a backend, so that its next connection to the
+    /// service goes there if the policy follows cursors. Tells whether there is such a place.
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn steer(
+        &mut self,
+        pod: u64,
+        service: u32,
+        family: u16,
+        backend: u32,
+    ) -> Result<bool, MapError> {
+        let record = self.services.get(&service, 0)?.0;
+        let bank = record.bank();
+        let schedule = if family == FAMILY_V4 { bank.v4 } else { bank.v6 };
+        let slots = self.read_schedule(schedule)?;
+        let Some(slot) = slots.iter().position(|id| *id == backend) else { return Ok(false) };
+        let key = PodServiceKey { pod, service, reserved: 0 };
+        self.pod_cursors.insert(Raw(key), Raw(slot as u64), 0)?;
+        Ok(true)
     }
 
     /// Frees what is remembered of pods that have gone; returns how many entries that were.

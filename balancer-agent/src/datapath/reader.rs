@@ -7,6 +7,10 @@ use balancer_common::{
     address::Address,
     backend::{Backend, BackendStats},
     flow::Flow,
+    http2::{
+        flow::{Http2Flow, Http2Key},
+        gate::{CLOSED, DEAD},
+    },
     reason::Reason,
     service::{CHUNK_SLOTS, SCHEDULE_SLOTS_MAX, SERVICE_SELF_TEST, SERVICE_VALID, Schedule},
 };
@@ -111,6 +115,19 @@ impl Maps {
     /// Whatever aya or the kernel says.
     pub fn read_flows(&self) -> Result<BTreeMap<u64, Flow>, MapError> {
         self.flows.iter().map(|entry| entry.map(|(cookie, flow)| (cookie.0, flow.0))).collect()
+    }
+
+    /// All connections whose frames are followed and whose clients' sockets are open, by socket cookie.
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn read_http2_flows(&self) -> Result<BTreeMap<u64, (Http2Key, Http2Flow)>, MapError> {
+        let is_live = |flow: &Http2Flow| flow.gate & (CLOSED | DEAD) == 0;
+        let entries = self.http2_flows.iter().filter_map(|entry| match entry {
+            Ok((key, flow)) => is_live(&flow.0).then_some(Ok((flow.0.cookie, (key.0, flow.0)))),
+            Err(error) => Some(Err(error)),
+        });
+        entries.collect()
     }
 
     /// How often each outcome happened, over all CPUs.

@@ -243,6 +243,17 @@ pub fn link_info(link: &impl AsFd) -> io::Result<LinkInfo> {
     Ok(LinkInfo { program_id: info.prog_id, cgroup_id: info.cgroup_id })
 }
 
+/// The index of the interface that a tcx link is attached to; zero when that interface is gone.
+///
+/// # Errors
+/// As the kernel says.
+pub fn tcx_interface(link: &impl AsFd) -> io::Result<u32> {
+    let info = link_info(link)?;
+    // `struct { __u32 ifindex; __u32 attach_type; } tcx` stands where cgroup links have their id.
+    let [a, b, c, d, ..] = info.cgroup_id.to_ne_bytes();
+    Ok(u32::from_ne_bytes([a, b, c, d]))
+}
+
 /// The ids of all programs that are attached to a hook of this cgroup itself.
 ///
 /// # Errors

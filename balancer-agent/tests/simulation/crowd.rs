@@ -80,6 +80,7 @@ fn service(number: u32, backends: u32) -> Service {
         affinity_s: None,
         tracked: true,
         ejects: true,
+        http2: true,
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,

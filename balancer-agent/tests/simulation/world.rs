@@ -129,6 +129,7 @@ fn random_service(rng: &mut StdRng) -> Service {
         affinity_s: std::num::NonZeroU32::new(rng.random_range(0..2) * 60),
         tracked: rng.random_bool(0.8),
         ejects: rng.random_bool(0.8),
+        http2: rng.random_bool(0.8),
         user_timeout_ms: std::num::NonZeroU32::new(rng.random_range(0..2) * 20_000),
         keepalive: None,
         drain_timeout_s: None,

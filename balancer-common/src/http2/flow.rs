@@ -1,6 +1,11 @@
 //! What is kept of a connection whose frames are followed.
 
-use super::{streams::STREAM_SLOTS, track::Track};
+use super::{
+    gate::{INJECTED, MISSED_IN, MISSED_OUT, OPAQUE, WANTED, WANTED_NOW},
+    grid::STARTED,
+    streams::STREAM_SLOTS,
+    track::{BROKEN, LOST, Track},
+};
 use crate::address::Address;
 use bytemuck::{Pod, Zeroable};
 
@@ -71,7 +76,63 @@ pub struct Http2Flow {
 
 const _: () = assert!(size_of::<Http2Flow>() == 240 + 4 * STREAM_SLOTS);
 
+/// What can be said of a connection's frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Visibility {
+    /// Its preface and first SETTINGS are still to come, or the interface does not lead to the programs.
+    Awaited,
+    /// Every frame is seen, so that it can be moved.
+    Visible,
+    /// Bytes went by that were not understood: it is left alone.
+    OutOfSync,
+    /// TLS, another protocol, or a form that is left alone.
+    Opaque,
+    /// The frame was put in.
+    Moved,
+}
+
+// === impl Visibility ===
+
+impl Visibility {
+    /// The name in commands and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Awaited => "awaited",
+            Self::Visible => "visible",
+            Self::OutOfSync => "out-of-sync",
+            Self::Opaque => "opaque",
+            Self::Moved => "moved",
+        }
+    }
+}
+
+// === impl Http2Flow ===
+
 impl Http2Flow {
+    /// What can be said of its frames.
+    #[must_use]
+    pub const fn visibility(&self) -> Visibility {
+        let tracks = self.inbound.flags | self.outbound.flags;
+        if self.gate & INJECTED != 0 {
+            Visibility::Moved
+        } else if self.gate & OPAQUE != 0 || tracks & BROKEN != 0 {
+            Visibility::Opaque
+        } else if self.gate & (MISSED_IN | MISSED_OUT) != 0 || tracks & LOST != 0 {
+            Visibility::OutOfSync
+        } else if self.inbound.grid.flags & self.outbound.grid.flags & STARTED == 0 {
+            Visibility::Awaited
+        } else {
+            Visibility::Visible
+        }
+    }
+
+    /// Whether the agent has asked for a move that was not made yet.
+    #[must_use]
+    pub const fn is_asked_to_move(&self) -> bool {
+        self.gate & (WANTED | WANTED_NOW) != 0 && self.gate & INJECTED == 0
+    }
+
     /// Streams that are open now.
     pub const fn in_flight(&self) -> u32 {
         let closed =

@@ -18,6 +18,9 @@ struct Arguments {
     /// Play on Kubernetes: a real control plane, with a Deployment behind Services.
     #[arg(long)]
     kubernetes: bool,
+    /// Show how live connections follow backends that come and go.
+    #[arg(long, conflicts_with = "kubernetes")]
+    scale_up: bool,
     #[command(subcommand)]
     pod: Option<PodCommand>,
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
             "loading eBPF needs root; hint: `cargo xtask demo` asks for it, and for nothing else"
         )),
         None if arguments.kubernetes => demo::kubernetes::run(),
+        None if arguments.scale_up => demo::scale_up::run(),
         None => demo::run(),
     };
     match outcome {

@@ -148,6 +148,7 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
             affinity_s: None,
             tracked: true,
             ejects: true,
+            http2: false,
             user_timeout_ms: NonZeroU32::new(USER_TIMEOUT_MS),
             keepalive: Some(keepalive),
             drain_timeout_s: None,

@@ -7,6 +7,10 @@ use super::{
     table::{self, Row, is_bar},
 };
 use crate::{
+    cluster::{
+        cgroup_name::{self, Driver, Runtime},
+        network::{Network, PodNetwork},
+    },
     grpc::{
         load::{LoadPlan, Tally},
         pod::PodCommand,
@@ -47,6 +51,8 @@ pub struct Stage {
     pub tally: Tally,
     executable: PathBuf,
     pods: u32,
+    pod_networks: Vec<PodNetwork>,
+    network: Option<Network>,
     /// Namespace, cgroups and pins.
     pub world: World,
 }
@@ -68,8 +74,20 @@ impl Stage {
             tally: Tally::default(),
             executable,
             pods: 0,
+            pod_networks: Vec::new(),
+            network: None,
             world,
         })
+    }
+
+    /// The same where each client is in a network namespace of its own, as in a pod.
+    ///
+    /// # Errors
+    /// Names the step that failed.
+    pub fn with_networks() -> anyhow::Result<Self> {
+        let mut stage = Self::new()?;
+        stage.network = Some(Network::new()?);
+        Ok(stage)
     }
 
     /// Starts the next backend, at the next address.
@@ -104,6 +122,19 @@ impl Stage {
         number: u32,
         targets: &[SocketAddr],
     ) -> anyhow::Result<Vec<String>> {
+        let waiting = self.start_clients(number, targets).await?;
+        self.dial(waiting).await
+    }
+
+    /// Starts clients, a pod each, which wait. The next of `targets` in turn is what each one will dial.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub async fn start_clients(
+        &mut self,
+        number: u32,
+        targets: &[SocketAddr],
+    ) -> anyhow::Result<Vec<PodProcess>> {
         let mut starts = JoinSet::new();
         for target in targets.iter().cycle().take(number as usize) {
             let plan = LoadPlan {
@@ -113,8 +144,8 @@ impl Stage {
                 rate: Some(RATE),
                 payload_bytes: 32,
             };
-            let (name, pod) = self.pod()?;
-            let command = PodCommand::Client { pod: Some(pod), plan };
+            let (name, pod, netns) = self.pod()?;
+            let command = PodCommand::Client { pod: Some(pod), netns, plan };
             let (executable, log) = (self.executable.clone(), self.log());
             starts
                 .spawn(async move { PodProcess::start(&name, &executable, &command, &log).await });
@@ -123,14 +154,22 @@ impl Stage {
         while let Some(started) = starts.join_next().await {
             new.push(started.context("join the start of a client")??);
         }
-        for client in &mut new {
+        Ok(new)
+    }
+
+    /// Lets waiting clients dial at once, and waits for their connections.
+    ///
+    /// # Errors
+    /// When one does not connect.
+    pub async fn dial(&mut self, mut waiting: Vec<PodProcess>) -> anyhow::Result<Vec<String>> {
+        for client in &mut waiting {
             client.dial().await?;
         }
         let mut backends = Vec::new();
-        for client in &mut new {
+        for client in &mut waiting {
             backends.extend(client.connected().await?);
         }
-        self.clients.append(&mut new);
+        self.clients.append(&mut waiting);
         Ok(backends)
     }
 
@@ -139,7 +178,7 @@ impl Stage {
     /// # Errors
     /// When it does not start.
     pub async fn add_probe(&mut self, until: &str) -> anyhow::Result<PodProcess> {
-        let (name, pod) = self.pod()?;
+        let (name, pod, _) = self.pod()?;
         let command = PodCommand::Probe {
             pod: Some(pod),
             target: VIP.into(),
@@ -226,11 +265,23 @@ impl Stage {
         self.servers.iter().zip(before).map(row).collect()
     }
 
-    fn pod(&mut self) -> anyhow::Result<(String, PathBuf)> {
+    /// A cgroup for the next client, and its network if it is to have one of its own.
+    fn pod(&mut self) -> anyhow::Result<(String, PathBuf, Option<PathBuf>)> {
         self.pods += 1;
         let name = format!("client-{}", self.pods);
-        let pod = self.world.pod(&name)?;
-        Ok((name, pod))
+        let Some(network) = &self.network else {
+            let pod = self.world.pod(&name)?;
+            return Ok((name, pod, None));
+        };
+        // As a kubelet calls it, so that the agent sees a pod.
+        let (driver, runtime) = (Driver::default(), Runtime::default());
+        let path = cgroup_name::path(driver, runtime, "BestEffort", &uid(self.pods), &name);
+        let pod = self.world.cgroup().join(path);
+        std::fs::create_dir_all(&pod).with_context(|| format!("create {}", pod.display()))?;
+        let connected = network.connect()?;
+        let netns = connected.path();
+        self.pod_networks.push(connected);
+        Ok((name, pod, Some(netns)))
     }
 
     fn log(&self) -> PathBuf {
@@ -243,6 +294,11 @@ impl Stage {
         lines.extend(tail(&self.log()));
         lines
     }
+}
+
+/// The uid of a pod that no API server knows.
+fn uid(number: u32) -> String {
+    format!("00000000-0000-4000-8000-{number:012}")
 }
 
 fn tail(path: &Path) -> Vec<String> {

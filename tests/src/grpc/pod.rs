@@ -8,7 +8,10 @@ use super::{
     load::{Load, LoadPlan, Tally},
 };
 use anyhow::Context;
-use nix::sys::resource::{UsageWho, getrusage};
+use nix::{
+    sched::{CloneFlags, setns},
+    sys::resource::{UsageWho, getrusage},
+};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -30,6 +33,9 @@ pub enum PodCommand {
         /// The cgroup to enter.
         #[arg(long)]
         pod: Option<PathBuf>,
+        /// The network namespace to enter.
+        #[arg(long)]
+        netns: Option<PathBuf>,
         /// What to do in it.
         #[command(flatten)]
         plan: LoadPlan,
@@ -88,6 +94,12 @@ pub fn run(command: &PodCommand) -> anyhow::Result<()> {
     let (PodCommand::Client { pod, .. } | PodCommand::Probe { pod, .. }) = command;
     if let Some(pod) = pod {
         enter(pod)?;
+    }
+    if let PodCommand::Client { netns: Some(netns), .. } = command {
+        // Before there are threads, which would stay outside.
+        let namespace = fs::File::open(netns)
+            .with_context(|| format!("open network namespace {}", netns.display()))?;
+        setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(async {

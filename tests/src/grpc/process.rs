@@ -147,8 +147,9 @@ async fn next(name: &str, output: &mut Lines<BufReader<ChildStdout>>) -> anyhow:
 /// The command line that makes the same [`PodCommand`] again.
 fn arguments(command: &PodCommand) -> Vec<OsString> {
     match command {
-        PodCommand::Client { pod, plan } => {
+        PodCommand::Client { pod, netns, plan } => {
             let mut arguments = with_pod("client", pod.as_ref());
+            arguments.extend(netns.iter().flat_map(|netns| ["--netns".into(), netns.into()]));
             arguments.extend(plan_arguments(plan));
             arguments
         }
@@ -204,7 +205,11 @@ mod tests {
             rate: Some(50),
             payload_bytes: 100,
         };
-        let client = PodCommand::Client { pod: Some("/a b/c".into()), plan };
+        let client = PodCommand::Client {
+            pod: Some("/a b/c".into()),
+            netns: Some("/proc/1/ns/net".into()),
+            plan,
+        };
         let probe = PodCommand::Probe {
             pod: None,
             target: "10.96.0.10:50051".parse().unwrap(),

@@ -144,7 +144,7 @@ async fn load(
     go: impl FnOnce(),
 ) -> Tally {
     let plan = LoadPlan { target, connections: 1, streams, rate: Some(400), payload_bytes: 1_000 };
-    let command = PodCommand::Client { pod: Some(pod.to_owned()), plan };
+    let command = PodCommand::Client { pod: Some(pod.to_owned()), netns: None, plan };
     let executable = Path::new(env!("CARGO_BIN_EXE_balancer-demo"));
     let mut client = PodProcess::start("moving", executable, &command, log).await.unwrap();
     client.dial().await.unwrap();
@@ -188,10 +188,10 @@ fn a_client_moves_and_no_call_fails() {
         let spec = ServiceSpec { http2: true, ..ServiceSpec::new(frontend, backends) };
         fixture.serve(spec).unwrap();
         let tally = in_pod(family, || {
-            let (pins, layout) = (fixture.world().pins(), &fixture.loaded().report.layout);
-            http2::tap(pins, layout, "eth0").unwrap();
+            let pins = fixture.world().pins();
+            http2::tap(pins, "eth0").unwrap();
             // Twice is as good as once.
-            http2::tap(pins, layout, "eth0").unwrap();
+            http2::tap(pins, "eth0").unwrap();
             let pod = fixture.world().pod("pod").unwrap();
             let log = fixture.world().runtime().join("client.log");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

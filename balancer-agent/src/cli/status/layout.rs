@@ -1,6 +1,6 @@
 //! `status` as people read it. It stands apart from what is found.
 
-use super::{AgentReport, StatusReport};
+use super::{AgentReport, StatusReport, http2};
 use crate::cli::page::{Page, Report, or_dash, seconds};
 
 impl Report for StatusReport {
@@ -129,6 +129,7 @@ impl AgentReport {
         if let Some(cluster) = &self.kubernetes {
             cluster.lay_out(page);
         }
+        http2::lay_out(&self.http2, page);
     }
 
     fn lay_out_dns(&self, page: &mut Page) {
@@ -158,7 +159,7 @@ mod tests {
     use super::super::{Counts as KernelCounts, DatapathReport, Hook, Lookup, Outcome, TableUse};
     use super::*;
     use crate::{
-        admin::{ConfigStatus, WorkStatus},
+        admin::{ConfigStatus, Http2Status, WorkStatus},
         cli::page::check_golden,
         datapath::self_test::SelfTest,
     };
@@ -224,6 +225,16 @@ mod tests {
             problems: Vec::new(),
             differences: Vec::new(),
             work: WorkStatus::default(),
+            http2: Http2Status {
+                connections: [("visible".into(), 30), ("moved".into(), 2)].into(),
+                clients: 32,
+                interfaces: 32,
+                begun: [("new-backend".into(), 11), ("leaving".into(), 3)].into(),
+                made: 13,
+                given_up: 1,
+                stubborn: 1,
+                ..Http2Status::default()
+            },
         }
     }
 

@@ -87,6 +87,7 @@ pub(super) fn join<'s>(
             affinity_s: behaviour.affinity_s,
             tracked: behaviour.tracked,
             ejects: behaviour.ejects,
+            http2: behaviour.http2,
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
             drain_timeout_s: behaviour.drain_timeout_s,

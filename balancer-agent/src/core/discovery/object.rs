@@ -92,6 +92,8 @@ pub struct Overrides {
     pub tracked: Option<bool>,
     /// Whether failing backends are passed over.
     pub ejects: Option<bool>,
+    /// Whether HTTP/2 frames are followed, and live connections moved.
+    pub http2: Option<bool>,
 }
 
 /// A part of an object that was refused: the rest of the object counts.
@@ -252,6 +254,7 @@ impl ServiceObject {
             drain_timeout_s: overrides.drain_timeout_s.unwrap_or(defaults.drain_timeout_s),
             tracked: overrides.tracked.unwrap_or(defaults.tracked),
             ejects: overrides.ejects.unwrap_or(defaults.ejects),
+            http2: overrides.http2.unwrap_or(defaults.http2),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use super::{Cause, Caution, FlowLoad, Memory, Move, ServiceLoad, Standing, quota::quotas};
 use balancer_common::pick::mix;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// The part of its share that a new backend may have at once.
 const GROWN_MIN: f64 = 0.1;
@@ -32,6 +35,7 @@ pub(super) struct Balance<'l> {
     /// Whether any excess counts.
     is_asked: bool,
     spreads: bool,
+    in_turn: bool,
     node_rank: u32,
     caution: Caution,
 }
@@ -60,7 +64,8 @@ impl<'l> Balance<'l> {
     ) -> Self {
         let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
         // Who was told to move is counted where it will be.
-        for flow in load.flows.iter().filter(|flow| !memory.begun.contains_key(&flow.cookie)) {
+        let stays = |flow: &&FlowLoad| !flow.is_moved && !memory.begun.contains_key(&flow.cookie);
+        for flow in load.flows.iter().filter(stays) {
             *counts.entry(flow.backend).or_default() += 1;
         }
         for to in memory.begun.values().filter_map(|begun| begun.to) {
@@ -72,7 +77,12 @@ impl<'l> Balance<'l> {
             load.backends.get(&id).is_none_or(|backend| backend.standing == Standing::Leaving)
         };
         let mut movable: BTreeMap<u32, Vec<&FlowLoad>> = BTreeMap::new();
-        for flow in &load.flows {
+        let moving: BTreeSet<u64> = if load.in_turn {
+            memory.begun.values().map(|begun| begun.pod).collect()
+        } else {
+            BTreeSet::new()
+        };
+        for flow in load.flows.iter().filter(|flow| !moving.contains(&flow.pod)) {
             let is_old = now.saturating_sub(flow.since) >= caution.age_min;
             if flow.is_movable
                 && !memory.begun.contains_key(&flow.cookie)
@@ -88,13 +98,18 @@ impl<'l> Balance<'l> {
         }
         let leaving = movable.keys().copied().filter(|id| is_leaving(*id)).collect();
         let per_s = f64::from(caution.moves_per_s).max(caution.moves_part * f64::from(flows));
-        let (is_asked, spreads, caution) = (memory.is_asked, load.spreads, *caution);
-        Self { shares, movable, leaving, per_s, is_asked, spreads, node_rank, caution }
+        let (is_asked, spreads, in_turn) = (memory.is_asked, load.spreads, load.in_turn);
+        let caution = *caution;
+        Self { shares, movable, leaving, per_s, is_asked, spreads, in_turn, node_rank, caution }
     }
 
     /// The moves to begin now.
     pub(super) fn moves(mut self, memory: &mut Memory, now: Duration) -> Vec<Move> {
         let mut moves = Vec::new();
+        if self.shares.is_empty() {
+            // Better there than nowhere.
+            return moves;
+        }
         for from in std::mem::take(&mut self.leaving) {
             while moves.len() < MOVES_MAX
                 && let Some(flow) = self.movable.get_mut(&from).and_then(Vec::pop)
@@ -140,6 +155,11 @@ impl<'l> Balance<'l> {
     fn begin(&mut self, flow: &FlowLoad, to: Option<u32>, cause: Cause) -> Move {
         if let Some(share) = to.and_then(|to| self.shares.get_mut(&to)) {
             share.has += 1;
+        }
+        if self.in_turn {
+            for flows in self.movable.values_mut() {
+                flows.retain(|other| other.pod != flow.pod);
+            }
         }
         Move { cookie: flow.cookie, pod: flow.pod, from: flow.backend, to, cause }
     }

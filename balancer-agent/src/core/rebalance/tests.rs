@@ -70,7 +70,16 @@ impl SimulatedNode {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
         let (since, in_flight) = (self.now, self.rng.random_range(0..3));
-        let flow = FlowLoad { cookie, pod, backend, since, in_flight, is_movable: true };
+        let flow = FlowLoad {
+            cookie,
+            pod,
+            backend,
+            since,
+            in_flight,
+            opened: 0,
+            is_movable: true,
+            is_moved: false,
+        };
         self.load.flows.push(flow);
     }
 
@@ -181,21 +190,65 @@ fn what_is_asked_for_is_previewed_and_done() {
 }
 
 #[test]
-fn who_ignores_what_it_is_told_is_left_alone() {
+fn who_ignores_what_it_is_told_is_left_alone_and_counts_where_it_is() {
     let mut node = SimulatedNode::new(0, 2);
     (0..8).for_each(|pod| node.dial(pod, Some(1)));
     node.now += Duration::from_secs(10);
-    let told: Vec<Move> = node.planner.plan(SERVICE, &node.load, node.now);
+    let told = node.planner.plan(SERVICE, &node.load, node.now);
+    assert_eq!(told.len(), 4, "half of them");
+    let mut told: BTreeSet<u64> = told.iter().map(|it| it.cookie).collect();
     let mut now = node.now;
-    for _ in 0..1_000 {
+    for _ in 0..2_000 {
         now += STEP;
         for it in node.planner.plan(SERVICE, &node.load, now) {
-            assert!(!told.iter().any(|other| other.cookie == it.cookie), "told twice");
+            assert!(told.insert(it.cookie), "told twice");
         }
     }
     let stubborn: BTreeSet<u64> = node.planner.stubborn(SERVICE).collect();
-    assert_eq!(stubborn.len(), 4, "half of them were told");
-    assert!(told.iter().all(|it| stubborn.contains(&it.cookie)));
+    assert_eq!(stubborn, told);
+    assert_eq!(stubborn.len(), 8, "since the first four stayed, the others were asked");
+}
+
+#[test]
+fn a_moved_connection_counts_where_its_client_went() {
+    let mut node = SimulatedNode::new(0, 2);
+    (0..8).for_each(|pod| node.dial(pod, Some(1)));
+    node.now += Duration::from_secs(10);
+    let told = node.planner.plan(SERVICE, &node.load, node.now);
+    // Their clients heard, and dialled anew; long streams keep the old connections.
+    for it in &told {
+        let flow = node.load.flows.iter_mut().find(|flow| flow.cookie == it.cookie).unwrap();
+        (flow.is_movable, flow.is_moved) = (false, true);
+        node.dial(it.pod, it.to);
+    }
+    assert_eq!(node.steps(1_000), 0, "four and four");
+    assert_eq!(node.planner.stubborn(SERVICE).count(), 0, "long streams are no disobedience");
+    // One of them opens streams on its old connection all the same.
+    let old = node.load.flows.iter_mut().find(|flow| flow.is_moved).unwrap();
+    old.opened += 1;
+    let cookie = old.cookie;
+    node.step();
+    assert_eq!(node.planner.stubborn(SERVICE).collect::<Vec<_>>(), [cookie]);
+}
+
+#[test]
+fn where_cursors_lead_a_pods_connections_move_one_after_the_other() {
+    let mut node = SimulatedNode::new(0, 2);
+    node.load.in_turn = true;
+    for _ in 0..4 {
+        (0..2).for_each(|pod| node.dial(pod, Some(1)));
+    }
+    node.now += Duration::from_secs(10);
+    let mut most = 0;
+    for _ in 0..200 {
+        let before = node.moves.len();
+        node.step();
+        let pods: BTreeSet<u64> = node.moves[before..].iter().map(|it| it.pod).collect();
+        assert_eq!(pods.len(), node.moves.len() - before, "one of each pod at a time");
+        most = most.max(pods.len());
+    }
+    assert_eq!(most, 2, "both at once");
+    assert!(excess(&node.counts()) <= 2, "{:?}", node.counts());
 }
 
 #[test]

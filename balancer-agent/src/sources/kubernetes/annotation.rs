@@ -8,7 +8,7 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What may stand behind [`ANNOTATION_PREFIX`].
-pub const ANNOTATIONS: [&str; 9] = [
+pub const ANNOTATIONS: [&str; 10] = [
     "balance",
     "policy",
     "weight",
@@ -18,6 +18,7 @@ pub const ANNOTATIONS: [&str; 9] = [
     "drain-timeout",
     "tracking",
     "ejection",
+    "http2",
 ];
 /// Annotations in which external-dns finds the names of a Service, newest first.
 const HOSTNAMES: [&str; 2] =
@@ -61,6 +62,7 @@ pub(super) fn read_all(annotations: &BTreeMap<String, String>) -> Said {
             }
             "tracking" => read::boolean(text).map(|it| said.overrides.tracked = Some(it)),
             "ejection" => read::boolean(text).map(|it| said.overrides.ejects = Some(it)),
+            "http2" => read::boolean(text).map(|it| said.overrides.http2 = Some(it)),
             _ => {
                 unknown += 1;
                 if unknown <= UNKNOWN_MAX {

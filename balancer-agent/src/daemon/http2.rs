@@ -1,0 +1,264 @@
+//! Follows HTTP/2 connections and moves them: looks at their loads, plans, and carries the plan out.
+
+mod clients;
+mod wishes;
+
+use self::{clients::Clients, wishes::Wishes};
+use super::Daemon;
+use crate::{
+    admin::Http2Status,
+    config::Config,
+    core::{
+        model::Service,
+        rebalance::{Caution, Frames, Move, Picture, Rebalancer, ServiceLoad, Standings},
+    },
+    datapath::{http2, maps::Maps, trace::monotonic_ns},
+};
+use aya::maps::MapError;
+use balancer_common::{
+    flow::Flow,
+    http2::flow::{Http2Flow, Http2Key},
+};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// Time between two looks while backends come and go, or connections move.
+const BUSY: Duration = Duration::from_millis(100);
+/// The same while nothing happens: loads drift slowly.
+const IDLE: Duration = Duration::from_secs(2);
+/// How long after something happened looks are frequent.
+const BUSY_FOR: Duration = Duration::from_secs(5);
+/// A look is followed by a pause of so many times its duration: with many connections it takes long.
+const PAUSE_FACTOR: u32 = 20;
+/// How often links of interfaces that are gone are looked for.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// The planner, and what carries its plans out.
+pub(super) struct Http2 {
+    pub(super) rebalancer: Rebalancer,
+    standings: Standings,
+    clients: Clients,
+    wishes: Wishes,
+    /// Changes of services that the last look knew of.
+    changes_seen: u64,
+    looked_at: Instant,
+    pause: Duration,
+    busy_until: Instant,
+    sweep_at: Instant,
+    pub(super) status: Http2Status,
+}
+
+type FramesByCookie = BTreeMap<u64, Frames>;
+type LoadsByService = BTreeMap<u32, ServiceLoad>;
+
+/// What the maps told at one moment.
+pub(super) struct Seen {
+    pub(super) flows: BTreeMap<u64, Flow>,
+    pub(super) http2: BTreeMap<u64, (Http2Key, Http2Flow)>,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn read(maps: &Maps) -> Result<Self, MapError> {
+        Ok(Self { flows: maps.read_flows()?, http2: maps.read_http2_flows()? })
+    }
+
+    fn frames(&self) -> FramesByCookie {
+        let frames = |flow: &Http2Flow| Frames {
+            visibility: flow.visibility(),
+            in_flight: flow.in_flight(),
+            opened: flow.opened,
+        };
+        self.http2.iter().map(|(cookie, (_, flow))| (*cookie, frames(flow))).collect()
+    }
+}
+
+// === impl Http2 ===
+
+impl Http2 {
+    pub(super) fn new(config: &Config) -> Self {
+        let now = Instant::now();
+        Self {
+            rebalancer: Rebalancer::new(Caution::default(), config.node_rank.unwrap_or_default()),
+            standings: Standings::default(),
+            clients: Clients::default(),
+            wishes: Wishes::default(),
+            changes_seen: 0,
+            looked_at: now,
+            pause: BUSY,
+            busy_until: now,
+            sweep_at: now,
+            status: Http2Status::default(),
+        }
+    }
+
+    /// Something happened that may call for moves.
+    fn is_busy(&self, now: Instant) -> bool {
+        now < self.busy_until || !self.wishes.is_empty()
+    }
+
+    fn fail(&mut self, error: String) {
+        if self.status.latest_error.as_ref() != Some(&error) {
+            tracing::warn!(error, "HTTP/2 connections");
+            self.status.latest_error = Some(error);
+        }
+    }
+
+    /// What the status says of the connections.
+    fn count(&mut self, loads: &LoadsByService, frames: &FramesByCookie) {
+        let mut connections: BTreeMap<String, u64> = BTreeMap::new();
+        for flow in loads.values().flat_map(|load| &load.flows) {
+            let name = frames.get(&flow.cookie).map_or("not-followed", |it| it.visibility.name());
+            *connections.entry(name.into()).or_default() += 1;
+        }
+        self.status.connections = connections;
+        let services = loads.keys();
+        self.status.stubborn =
+            services.map(|id| self.rebalancer.stubborn(*id).count() as u64).sum();
+        (self.status.clients, self.status.interfaces) = self.clients.counts();
+    }
+}
+
+/// Whether anything of a service is to be followed.
+fn is_followed(service: &Service) -> bool {
+    service.tracked && service.http2
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    /// When the next look is due.
+    pub(super) fn http2_due(&self) -> tokio::time::Instant {
+        let http2 = &self.http2;
+        let earliest = http2.looked_at + http2.pause;
+        let is_news = http2.changes_seen != self.engine.core.totals().changes;
+        let due = match (is_news || http2.is_busy(http2.looked_at), self.http2.clients.due()) {
+            (true, _) => earliest,
+            (false, Some(due)) => due.min(http2.looked_at + IDLE),
+            (false, None) => http2.looked_at + IDLE,
+        };
+        due.into()
+    }
+
+    /// Pods have come or gone: their interfaces are looked at soon.
+    pub(super) fn pods_changed(&mut self) {
+        self.http2.clients.observe(&self.pods.registry, Instant::now());
+    }
+
+    /// Looks at the connections once, and moves those that are to be moved.
+    pub(super) async fn follow_http2(&mut self) {
+        let began = Instant::now();
+        let changes = self.engine.core.totals().changes;
+        if self.http2.changes_seen != changes {
+            self.http2.changes_seen = changes;
+            self.http2.busy_until = began + BUSY_FOR;
+        }
+        if self.started.follows_http2() && self.engine.core.services().any(is_followed) {
+            self.lead_clients(began).await;
+            if let Err(error) = self.balance_http2() {
+                self.http2.fail(format!("read the connections: {error}"));
+            }
+        }
+        let now = Instant::now();
+        self.http2.looked_at = now;
+        self.http2.pause = BUSY.max((now - began) * PAUSE_FACTOR);
+    }
+
+    /// Leads interfaces of clients to the programs, and forgets those that are gone.
+    async fn lead_clients(&mut self, now: Instant) {
+        for error in self.http2.clients.collect().await {
+            self.http2.fail(error);
+        }
+        self.http2.clients.begin(&self.options.pins, now);
+        if now >= self.http2.sweep_at {
+            self.http2.sweep_at = now + SWEEP;
+            if let Err(error) = http2::sweep(&self.options.pins, self.http2.clients.alive()) {
+                self.http2.fail(format!("remove links of interfaces that are gone: {error}"));
+            }
+        }
+    }
+
+    fn balance_http2(&mut self) -> Result<(), MapError> {
+        let seen = Seen::read(&self.engine.maps)?;
+        let now = Duration::from_nanos(monotonic_ns());
+        let (frames, loads) = self.loads(&seen, now)?;
+        let strangers = seen.http2.values().map(|(key, flow)| (flow.pod, key.netns));
+        self.http2.clients.meet(strangers);
+        self.http2.rebalancer.set_node_rank(self.engine.core.node_rank());
+        self.http2.rebalancer.retain(|service| loads.contains_key(&service));
+        let outcome = self.http2.wishes.follow(&self.started, &seen.http2);
+        self.take_in(outcome);
+        for (service, load) in &loads {
+            for it in self.http2.rebalancer.plan(*service, load, now) {
+                self.begin_move(*service, &it, &seen);
+            }
+        }
+        self.http2.count(&loads, &frames);
+        Ok(())
+    }
+
+    /// What each service's connections are like now.
+    pub(super) fn loads(
+        &mut self,
+        seen: &Seen,
+        now: Duration,
+    ) -> Result<(FramesByCookie, LoadsByService), MapError> {
+        let core = &self.engine.core;
+        let mut ejected = BTreeMap::new();
+        for (id, backend) in core.backends() {
+            if core.declared(backend.service).is_some_and(|(_, it)| it.ejects && is_followed(it)) {
+                let stats = self.engine.maps.read_backend_stats(*id)?;
+                if u128::from(stats.ejected_until_ns) > now.as_nanos() {
+                    ejected.insert(*id, stats.failures);
+                }
+            }
+        }
+        let frames = seen.frames();
+        let picture = Picture {
+            flows: &seen.flows,
+            frames: &frames,
+            backends: core.backends(),
+            ejected: &ejected,
+            now,
+        };
+        let declared = |service| core.declared(service).map(|(_, service)| service);
+        let loads = self.http2.standings.loads(&picture, declared);
+        Ok((frames, loads))
+    }
+
+    fn take_in(&mut self, outcome: wishes::Outcome) {
+        self.http2.status.made += outcome.made;
+        self.http2.status.given_up += outcome.given_up;
+        if let Some(error) = outcome.error {
+            self.http2.fail(error);
+        }
+    }
+
+    /// Tells the kernel of a move, after the client's cursor was set to where its next connection should go.
+    fn begin_move(&mut self, service: u32, planned: &Move, seen: &Seen) {
+        let Some((key, _)) = seen.http2.get(&planned.cookie) else { return };
+        if let Some((to, flow)) = planned.to.zip(seen.flows.get(&planned.cookie)) {
+            let steered = self.engine.maps.steer(planned.pod, service, flow.frontend_family, to);
+            if let Err(error) = steered {
+                self.http2.fail(format!("set a client's cursor: {error}"));
+            }
+        }
+        match self.http2.wishes.begin(&self.started, planned.cookie, *key) {
+            Ok(()) => {
+                *self.http2.status.begun.entry(planned.cause.name().into()).or_default() += 1;
+                tracing::debug!(
+                    service,
+                    cookie = planned.cookie,
+                    from = planned.from,
+                    to = planned.to,
+                    cause = planned.cause.name(),
+                    "move begun"
+                );
+            }
+            Err(error) => self.http2.fail(error),
+        }
+    }
+}
