@@ -9,8 +9,11 @@ use crate::{
     datapath::self_test::SelfTest,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 /// Where the socket and other run-time files are unless the user says otherwise.
 pub const RUNTIME_DIR: &str = "/run/balancer";
@@ -21,7 +24,7 @@ pub fn socket_path(runtime: &Path) -> PathBuf {
 }
 
 /// What a command asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     /// The agent's own view: [`Answer::Status`].
@@ -30,6 +33,23 @@ pub enum Request {
     Reload,
     /// The pods of this node: [`Answer::Pods`].
     Pods,
+    /// Takes a backend out of service on this node, or back: [`Answer::Drained`] or [`Answer::Failed`].
+    Drain {
+        /// Where it listens.
+        backend: SocketAddr,
+        /// Takes it back into service.
+        undo: bool,
+        /// Even if nobody else serves.
+        force: bool,
+    },
+    /// Moves connections of a service until its backends have their shares: [`Answer::Moves`] or
+    /// [`Answer::Failed`].
+    Rebalance {
+        /// Its name.
+        service: String,
+        /// Only says what would be moved.
+        dry_run: bool,
+    },
     /// Live decisions, an [`Answer::Trace`] each, until the client hangs up.
     Trace,
 }
@@ -50,6 +70,17 @@ pub enum Answer {
         /// Those that have a cgroup.
         pods: Vec<PodStatus>,
     },
+    /// To [`Request::Drain`].
+    Drained(Drained),
+    /// To [`Request::Rebalance`].
+    Moves {
+        /// What is moved, or would be.
+        moves: Vec<PlannedMove>,
+        /// Connections of the service.
+        connections: u64,
+        /// Those of them that cannot be moved.
+        unmovable: u64,
+    },
     /// To [`Request::Trace`]: the bytes of a [`balancer_common::trace::TraceEvent`].
     Trace {
         /// The event, as the kernel wrote it.
@@ -60,6 +91,32 @@ pub enum Answer {
         /// Why, and what to do.
         error: String,
     },
+}
+
+/// What taking a backend out of service does, or taking it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Whether anything is different now.
+    pub changed: bool,
+    /// Services that it serves.
+    pub services: Vec<String>,
+    /// Connections that lead to it.
+    pub connections: u64,
+    /// Those of them that can be moved.
+    pub movable: u64,
+}
+
+/// A connection that is to move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedMove {
+    /// Its socket's cookie.
+    pub cookie: u64,
+    /// Its pod, by cgroup id.
+    pub pod: u64,
+    /// Its backend.
+    pub from: SocketAddr,
+    /// Where its client's next connection should go.
+    pub to: Option<SocketAddr>,
 }
 
 /// The agent's own view of itself and of what it wants.
@@ -92,6 +149,9 @@ pub struct Status {
     pub work: WorkStatus,
     /// Connections that were destroyed since their backends had left.
     pub drained: DrainStatus,
+    /// Backends that a user has taken out of service on this node.
+    #[serde(default)]
+    pub user_drained: Vec<SocketAddr>,
     /// HTTP/2 connections that are followed and moved.
     #[serde(default)]
     pub http2: Http2Status,

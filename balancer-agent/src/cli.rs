@@ -7,12 +7,14 @@ mod backends;
 mod check;
 mod config;
 mod connections;
+mod drain;
 pub mod exit;
 mod explain;
 mod mount;
 mod page;
 mod pod;
 mod pods;
+mod rebalance;
 mod reload;
 mod run;
 mod services;
@@ -55,11 +57,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Pods { pod } => pods::run(&global, pod.as_deref()),
         Command::Explain(explain) => explain::run(&global, &explain),
         Command::Trace(trace) => trace::run(&global, &trace),
+        Command::Drain(drain) => drain::run(&global, &drain),
+        Command::Rebalance(rebalance) => rebalance::run(&global, &rebalance),
         Command::Check => check::run(&global),
         Command::Config(action) => config::run(&global, &action),
         Command::Reload => reload::run(&global),
         Command::Mount => mount::run(&global),
-        Command::Unload => unload::run(&global),
+        Command::Unload(unload) => unload::run(&global, unload),
         Command::SelfTestDial { cgroup, frontend } => {
             crate::datapath::self_test::dial_as_child(&cgroup, frontend)?;
             Ok(Exit::Ok)

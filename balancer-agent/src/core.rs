@@ -72,6 +72,8 @@ pub struct Core {
     observed: Observed,
     kernel: Kernel,
     node_rank: u32,
+    /// Backends that a user drains on this node, whatever sources say.
+    drained: BTreeSet<SocketAddr>,
     /// Services whose claims on frontends are to be computed anew.
     unclaimed: BTreeSet<ServiceName>,
     /// Services to be planned.
@@ -99,6 +101,7 @@ impl Core {
             observed: Observed::new(sources),
             kernel: Kernel::new(limits),
             node_rank,
+            drained: BTreeSet::new(),
             unclaimed: BTreeSet::new(),
             dirty: BTreeSet::new(),
             leaving: BTreeSet::new(),
@@ -212,6 +215,22 @@ impl Core {
         let nameless = |held: &kernel::Held| held.name.is_none() && held.is_valid();
         let services = self.kernel.services.iter();
         self.leaving.extend(services.filter(|(_, held)| nameless(held)).map(|(id, _)| *id));
+    }
+
+    /// Sets which backends a user drains on this node, whatever sources say. Only those that sources take
+    /// for active change by that.
+    pub fn set_drained(&mut self, drained: BTreeSet<SocketAddr>) {
+        let changed: BTreeSet<_> = self.drained.symmetric_difference(&drained).copied().collect();
+        self.drained = drained;
+        let is_changed = |backend: &&Backend| changed.contains(&kernel::socket(backend));
+        let services = self.kernel.backends.values().filter(is_changed).map(|it| it.service);
+        let names = services.filter_map(|id| self.kernel.services.get(&id)?.name.clone());
+        self.dirty.extend(names);
+    }
+
+    /// Backends that a user drains on this node.
+    pub const fn drained(&self) -> &BTreeSet<SocketAddr> {
+        &self.drained
     }
 
     /// The DNS sets that the declared services need.

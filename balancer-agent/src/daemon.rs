@@ -2,6 +2,7 @@
 
 mod answers;
 mod drain;
+mod drained;
 mod engine;
 mod http2;
 mod kubernetes;
@@ -111,6 +112,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut pod_objects = kubernetes.pods();
     daemon.drainer.kubernetes = kubernetes.authority(config.kubernetes.gone_grace);
     daemon.kubernetes = kubernetes;
+    daemon.engine.core.set_drained(drained::read(&daemon.options.runtime));
     daemon.adopt(&config, services);
     daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
     daemon.pods_changed();

@@ -46,8 +46,16 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
         let slices = interleaved(variants.len(), settings.rounds(ROUNDS), |index| {
             let (pod, target) = variants[index].clone();
             let command = PodCommand::Client {
+                netns: None,
                 pod,
-                plan: LoadPlan { target, connections, streams, rate: None, payload_bytes: 32 },
+                plan: LoadPlan {
+                    target,
+                    connections,
+                    streams,
+                    rate: None,
+                    payload_bytes: 32,
+                    held: 0,
+                },
             };
             runtime.block_on(slice(&command, &log))
         })?;

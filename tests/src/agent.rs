@@ -228,7 +228,7 @@ impl<'w> Agent<'w> {
     /// # Errors
     /// When it does not answer.
     pub fn status(&self) -> anyhow::Result<Status> {
-        match client::ask(&socket_path(&self.runtime), Request::Status)? {
+        match client::ask(&socket_path(&self.runtime), &Request::Status)? {
             Answer::Status(status) => Ok(*status),
             other => bail!("unexpected answer {other:?}"),
         }
@@ -240,7 +240,7 @@ impl<'w> Agent<'w> {
     /// # Errors
     /// When the configuration is refused.
     pub fn reload(&self) -> anyhow::Result<bool> {
-        match client::ask(&socket_path(&self.runtime), Request::Reload)? {
+        match client::ask(&socket_path(&self.runtime), &Request::Reload)? {
             Answer::Reloaded { changed } => Ok(changed),
             other => bail!("unexpected answer {other:?}"),
         }

@@ -1,6 +1,8 @@
 //! HTTP/2 in the kernel: the real programs over packet histories, and real clients that are moved.
 #![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
 
+#[path = "http2/agent.rs"]
+mod agent;
 #[path = "http2/cases.rs"]
 mod cases;
 #[path = "http2/histories.rs"]

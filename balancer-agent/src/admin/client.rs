@@ -48,15 +48,15 @@ impl Exchange {
     ///
     /// # Errors
     /// [`ClientError::Down`] when no agent runs.
-    pub fn start(path: &Path, request: Request) -> Result<Self, ClientError> {
+    pub fn start(path: &Path, request: &Request) -> Result<Self, ClientError> {
         let mut stream = UnixStream::connect(path)
             .map_err(|cause| ClientError::Down { path: path.into(), cause })?;
         let exchange_error = |cause| ClientError::Exchange { path: path.into(), cause };
-        if request != Request::Trace {
+        if *request != Request::Trace {
             let patience = Some(Duration::from_secs(ANSWER_S_MAX));
             stream.set_read_timeout(patience).map_err(exchange_error)?;
         }
-        let line = serde_json::to_string(&request).map_err(|error| exchange_error(error.into()))?;
+        let line = serde_json::to_string(request).map_err(|error| exchange_error(error.into()))?;
         writeln!(stream, "{line}").map_err(exchange_error)?;
         let reader = stream.try_clone().map_err(exchange_error)?;
         Ok(Self { lines: BufReader::new(reader).lines(), stream, path: path.into() })
@@ -105,7 +105,7 @@ impl Exchange {
 ///
 /// # Errors
 /// As [`Exchange::start`] and [`Exchange::receive`].
-pub fn ask(path: &Path, request: Request) -> Result<Answer, ClientError> {
+pub fn ask(path: &Path, request: &Request) -> Result<Answer, ClientError> {
     Exchange::start(path, request)?.receive()?.ok_or_else(|| ClientError::Exchange {
         path: path.into(),
         cause: io::ErrorKind::UnexpectedEof.into(),

@@ -107,6 +107,10 @@ pub enum Command {
     Explain(Explain),
     /// Print decisions as the kernel makes them
     Trace(Trace),
+    /// Take a backend out of service on this node: live connections move away
+    Drain(Drain),
+    /// Move live connections of a service until its backends have their shares
+    Rebalance(Rebalance),
     /// Preflight: say what this machine offers and lacks
     Check,
     /// Print, check or locate configuration
@@ -116,7 +120,7 @@ pub enum Command {
     /// Mount bpffs where it is missing, as an init container does for its node
     Mount,
     /// Detach the programs and remove everything that was pinned
-    Unload,
+    Unload(Unload),
     /// Enter a cgroup and dial: the self-test's child
     #[command(hide = true)]
     SelfTestDial {
@@ -139,6 +143,41 @@ pub struct Run {
     /// What to log: a level, or tracing filter directives such as `info,balancer_agent=debug`
     #[arg(long, env = "BALANCER_LOG", value_name = "FILTER", default_value = "info")]
     pub log_filter: String,
+}
+
+/// Flags of `drain`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Drain {
+    /// Where it listens
+    #[arg(value_name = "IP:PORT")]
+    pub backend: SocketAddr,
+    /// Take it back into service
+    #[arg(long)]
+    pub undo: bool,
+    /// Drain it even if no other backend takes connections
+    #[arg(long, conflicts_with = "undo")]
+    pub force: bool,
+}
+
+/// Flags of `unload`.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Unload {
+    /// Break connections that were moved and are still open, and name them
+    #[arg(long)]
+    pub force: bool,
+    /// Wait so long for such connections to end, and give up then [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "force")]
+    pub timeout: Option<Duration>,
+}
+
+/// Flags of `rebalance`.
+#[derive(Clone, Debug, Args)]
+pub struct Rebalance {
+    /// Its name
+    pub service: String,
+    /// Only print what would be moved
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Flags of `connections`.

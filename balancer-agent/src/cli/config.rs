@@ -107,7 +107,7 @@ fn check(global: &Global, file: &Path) -> anyhow::Result<Exit> {
 
 fn show(global: &Global) -> anyhow::Result<Exit> {
     let socket = admin::socket_path(&global.runtime_dir);
-    let Answer::Status(status) = client::ask(&socket, Request::Status)? else {
+    let Answer::Status(status) = client::ask(&socket, &Request::Status)? else {
         bail!("the agent answered something else; hint: use the balancer-agent that runs here");
     };
     let status = status.config;

@@ -9,7 +9,10 @@ use super::{
 };
 use crate::datapath::{reader::socket_address, trace::monotonic_ns};
 use anyhow::{Context, bail};
-use balancer_common::flow::{Flow, state_name};
+use balancer_common::{
+    flow::{Flow, state_name},
+    http2::flow::{Http2Flow, Visibility},
+};
 use serde::Serialize;
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -34,6 +37,40 @@ struct ConnectionRow {
     /// Microseconds; zero before the first sample.
     srtt_us: u32,
     retransmits: u32,
+    /// What can be said of its frames; none where they are not followed.
+    http2: Option<Frames>,
+}
+
+/// What is known of a connection's HTTP/2 frames.
+#[derive(Debug, Serialize)]
+struct Frames {
+    /// Whether they are seen, as `docs/http2.md` explains.
+    state: &'static str,
+    /// Whether the agent has asked for a move that was not made yet.
+    asked_to_move: bool,
+    /// When its client was told to leave.
+    moved_ms_ago: Option<u64>,
+    in_flight: u32,
+    /// Streams that were ever opened.
+    opened: u32,
+}
+
+impl Frames {
+    fn of(flow: &Http2Flow, now_ns: u64) -> Self {
+        let visibility = flow.visibility();
+        let moved = (visibility == Visibility::Moved).then_some(flow.moved_ns);
+        Self {
+            state: visibility.name(),
+            asked_to_move: flow.is_asked_to_move(),
+            moved_ms_ago: moved.map(|moved_ns| now_ns.saturating_sub(moved_ns) / 1_000_000),
+            in_flight: flow.in_flight(),
+            opened: flow.opened,
+        }
+    }
+
+    const fn shown(&self) -> &'static str {
+        if self.asked_to_move { "asked to move" } else { self.state }
+    }
 }
 
 impl Report for ConnectionsReport {
@@ -49,12 +86,14 @@ impl Report for ConnectionsReport {
                 page::seconds(c.age_ms / 1_000),
                 page::microseconds(c.srtt_us.into()),
                 c.retransmits.to_string(),
+                page::or_dash(c.http2.as_ref().map(Frames::shown)),
+                page::or_dash(c.http2.as_ref().map(|frames| frames.in_flight)),
             ]
         };
         page.table(
             &[
                 "cookie", "~pod", "service", "frontend", "backend", "state", "#age", "#srtt",
-                "#retrans",
+                "#retrans", "http2", "#streams",
             ],
             self.connections.iter().map(row).collect(),
         );
@@ -83,12 +122,16 @@ pub(super) fn run(global: &Global, flags: &arguments::Connections) -> anyhow::Re
                 && backends.as_ref().is_none_or(|ids| ids.contains(&flow.backend))
         })
         .collect();
+    let http2 = snapshot.maps.read_http2_flows().context("read the HTTP/2 connections")?;
     flows.sort_by_key(|(_, flow)| flow.started_ns);
     let total = flows.len();
     let now_ns = monotonic_ns();
     let connections = flows.iter().take(flags.limit);
     let connections = connections
-        .map(|(cookie, flow)| row(&snapshot, &mut pods, *cookie, flow, now_ns))
+        .map(|(cookie, flow)| {
+            let http2 = http2.get(cookie).map(|(_, frames)| Frames::of(frames, now_ns));
+            ConnectionRow { http2, ..row(&snapshot, &mut pods, *cookie, flow, now_ns) }
+        })
         .collect();
     page::print(global.output, &ConnectionsReport { total, connections })?;
     Ok(Exit::Ok)
@@ -124,6 +167,7 @@ fn row(
         age_ms: now_ns.saturating_sub(flow.started_ns) / 1_000_000,
         srtt_us: flow.srtt_us,
         retransmits: flow.retransmits,
+        http2: None,
     }
 }
 
@@ -143,6 +187,13 @@ mod tests {
             age_ms: 83_250,
             srtt_us: 1_234,
             retransmits: 0,
+            http2: path.map(|_| Frames {
+                state: Visibility::Visible.name(),
+                asked_to_move: false,
+                moved_ms_ago: None,
+                in_flight: 3,
+                opened: 1_234,
+            }),
         };
         let report = ConnectionsReport {
             total: 3,

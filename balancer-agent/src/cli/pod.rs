@@ -153,7 +153,7 @@ impl Pods {
     fn look(&mut self) {
         self.asked_at = Instant::now();
         // What the daemon is about to say is the same, with names.
-        if let Ok(Answer::Pods { pods }) = client::ask(&self.socket, Request::Pods) {
+        if let Ok(Answer::Pods { pods }) = client::ask(&self.socket, &Request::Pods) {
             self.local = pods.into_iter().map(|pod| (pod.id, pod.into())).collect();
             return;
         }

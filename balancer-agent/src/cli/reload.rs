@@ -26,7 +26,7 @@ impl Report for ReloadReport {
 
 pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
     let socket = admin::socket_path(&global.runtime_dir);
-    let Answer::Reloaded { changed } = client::ask(&socket, Request::Reload)? else {
+    let Answer::Reloaded { changed } = client::ask(&socket, &Request::Reload)? else {
         bail!("the agent answered something else; hint: use the balancer-agent that runs here");
     };
     page::print(global.output, &ReloadReport { changed })?;

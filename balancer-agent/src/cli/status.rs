@@ -126,7 +126,7 @@ pub(super) fn run(global: &Global) -> anyhow::Result<Exit> {
 
 fn ask_agent(global: &Global, report: &mut StatusReport) -> anyhow::Result<()> {
     let socket = admin::socket_path(&global.runtime_dir);
-    match client::ask(&socket, Request::Status) {
+    match client::ask(&socket, &Request::Status) {
         Ok(Answer::Status(status)) => {
             report.complaints = status.complaints();
             report.agent = Some(AgentReport::new(*status)?);

@@ -38,7 +38,7 @@ pub(super) fn run(global: &Global, flags: &arguments::Trace) -> anyhow::Result<E
         deadline: flags.timeout.map(|timeout| Instant::now() + timeout),
     };
     let socket = admin::socket_path(&global.runtime_dir);
-    match Exchange::start(&socket, Request::Trace) {
+    match Exchange::start(&socket, &Request::Trace) {
         Ok(exchange) => printer.follow_agent(exchange)?,
         Err(ClientError::Down { .. }) => printer.follow_ring_buffer(global)?,
         Err(error) => return Err(error.into()),

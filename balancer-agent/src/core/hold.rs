@@ -42,9 +42,15 @@ impl Core {
         let enough = known.complete || was_partial && serves;
         let holds = !enough && !held.is_empty();
         let complete = known.complete && frontends_complete;
+        let mut backends = if holds { held } else { known.set };
+        for address in &self.drained {
+            if let Some(backend) = backends.get_mut(address) {
+                backend.state = backend.state.max(EndpointState::Draining);
+            }
+        }
         Some(Desired {
             frontends: self.observed.owned(name),
-            backends: if holds { held } else { known.set },
+            backends,
             policy: desired::effective_policy(service),
             settings: desired::settings(service),
             affinity_s: service.affinity_s.map_or(0, std::num::NonZeroU32::get),

@@ -17,6 +17,8 @@ impl Daemon {
                 return;
             }
             Request::Pods => Answer::Pods { pods: self.pods.status() },
+            Request::Drain { backend, undo, force } => self.drain_backend(backend, undo, force),
+            Request::Rebalance { service, dry_run } => self.rebalance(&service, dry_run),
             Request::Trace => Answer::Failed { error: "traces do not come this way".into() },
         };
         let _ = reply.send(answer);
@@ -45,6 +47,7 @@ impl Daemon {
             kubernetes: self.kubernetes.report().and_then(|it| serde_json::to_value(it).ok()),
             work: self.engine.work(),
             drained: self.drainer.status.clone(),
+            user_drained: self.engine.core.drained().iter().copied().collect(),
             http2: self.http2.status.clone(),
         }))
     }

@@ -1,6 +1,7 @@
 //! Follows HTTP/2 connections and moves them: looks at their loads, plans, and carries the plan out.
 
 mod clients;
+mod commands;
 mod wishes;
 
 use self::{clients::Clients, wishes::Wishes};

@@ -8,7 +8,7 @@
 mod entry;
 mod taps;
 
-pub use self::taps::{Taps, sweep, tap_cgroup};
+pub use self::taps::{Taps, sweep, tap_cgroup, taps};
 
 use self::entry::{Entry, LinkLayer};
 use super::{

@@ -116,7 +116,7 @@ impl Agent {
     /// # Errors
     /// When it does not answer.
     pub fn status(&self) -> anyhow::Result<Status> {
-        match client::ask(&self.socket, Request::Status)? {
+        match client::ask(&self.socket, &Request::Status)? {
             Answer::Status(status) => Ok(*status),
             other => bail!("the agent answered {other:?}"),
         }

@@ -14,6 +14,8 @@ use std::{
 
 /// The bridge's name, as the CNI project's own plugin calls it.
 const BRIDGE: &str = "cni0";
+/// Its link-layer address, made of its IPv4 address as the plugin does.
+const BRIDGE_ADDRESS: &str = "0a:58:0a:f4:00:01";
 /// The host's side of the pod network.
 const GATEWAY: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(10, 244, 0, 1), Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1));
@@ -41,7 +43,9 @@ impl Network {
     /// When `ip` refuses it.
     pub fn new() -> anyhow::Result<Self> {
         let world = own_namespace()?;
-        run("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
+        // Without an address of its own a bridge takes the lowest of its ports', and so another one when a pod
+        // comes or goes: neighbours would send to nobody until they ask anew.
+        run("ip", &["link", "add", BRIDGE, "address", BRIDGE_ADDRESS, "type", "bridge"])?;
         run("ip", &["link", "set", BRIDGE, "up"])?;
         run("ip", &["address", "add", &format!("{}/16", GATEWAY.0), "dev", BRIDGE])?;
         run("ip", &["address", "add", &format!("{}/64", GATEWAY.1), "dev", BRIDGE, "nodad"])?;

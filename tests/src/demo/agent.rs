@@ -24,6 +24,8 @@ const ANSWER_MS_MAX: u64 = 15_000;
 /// Lines of its log that are shown when something went wrong.
 const LOG_LINES: usize = 12;
 
+/// The limit on backends in the configuration.
+const BACKENDS_MAX: u32 = 64;
 /// The name of the service in the configuration.
 pub const SERVICE: &str = "echo";
 
@@ -71,7 +73,20 @@ impl AgentFiles {
     /// # Errors
     /// When it cannot be written.
     pub fn configure(&self, vip: SocketAddrV4, backends: &[Member]) -> anyhow::Result<()> {
-        self.write(&configuration(vip, backends))
+        self.write(&configuration(vip, backends, BACKENDS_MAX))
+    }
+
+    /// The same with another limit on backends.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure_limited(
+        &self,
+        vip: SocketAddrV4,
+        backends: &[Member],
+        limit: u32,
+    ) -> anyhow::Result<()> {
+        self.write(&configuration(vip, backends, limit))
     }
 
     /// Writes a configuration by which Kubernetes says what to balance.
@@ -187,9 +202,9 @@ pub struct Member {
     pub draining: bool,
 }
 
-fn configuration(vip: SocketAddrV4, backends: &[Member]) -> String {
+fn configuration(vip: SocketAddrV4, backends: &[Member], limit: u32) -> String {
     let head = format!(
-        "version: 1\nlimits:\n  services: 16\n  backends: 64\nservices:\n  - name: {SERVICE}\n    \
+        "version: 1\nlimits:\n  services: 16\n  backends: {limit}\nservices:\n  - name: {SERVICE}\n    \
          policy: least-connection\n    frontends: [\"{vip}\"]\n    backends:"
     );
     let lines = backends.iter().map(|Member { address, draining }| {
@@ -217,7 +232,7 @@ mod tests {
     fn the_agent_understands_the_configuration() {
         let member = |text: &str, draining| Member { address: text.parse().unwrap(), draining };
         let members = [member("10.1.0.1:50051", false), member("10.1.0.2:50051", true)];
-        let text = configuration("10.96.0.10:50051".parse().unwrap(), &members);
+        let text = configuration("10.96.0.10:50051".parse().unwrap(), &members, 64);
         let config = Config::parse(&text, "balancer.yaml").unwrap();
         assert_eq!(config.services.len(), 1);
         assert_eq!(config.services[0].backends.len(), 2);

@@ -3,6 +3,7 @@
 //! It states what it proved in numbers, and leaves nothing behind, however it ends.
 
 mod acts;
+pub mod moves;
 mod shares;
 
 use super::{

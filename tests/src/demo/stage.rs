@@ -50,6 +50,8 @@ pub struct Stage {
     /// What stopped clients have told.
     pub tally: Tally,
     executable: PathBuf,
+    /// Streams that each client that is added from now on keeps open.
+    pub held: u32,
     pods: u32,
     pod_networks: Vec<PodNetwork>,
     network: Option<Network>,
@@ -63,16 +65,20 @@ impl Stage {
     /// # Errors
     /// Names the step that failed.
     pub fn new() -> anyhow::Result<Self> {
-        let world = World::new("demo")?;
-        let executable = std::env::current_exe().context("find the demo's own binary")?;
-        let files = AgentFiles::new(&world, &executable)?;
+        Self::of("demo", &std::env::current_exe().context("find the demo's own binary")?)
+    }
+
+    fn of(purpose: &str, executable: &Path) -> anyhow::Result<Self> {
+        let world = World::new(purpose)?;
+        let files = AgentFiles::new(&world, executable)?;
         Ok(Self {
             clients: Vec::new(),
             agent: None,
             servers: Vec::new(),
             files,
             tally: Tally::default(),
-            executable,
+            executable: executable.to_owned(),
+            held: 0,
             pods: 0,
             pod_networks: Vec::new(),
             network: None,
@@ -85,7 +91,15 @@ impl Stage {
     /// # Errors
     /// Names the step that failed.
     pub fn with_networks() -> anyhow::Result<Self> {
-        let mut stage = Self::new()?;
+        Self::of_pods("demo", &std::env::current_exe().context("find the demo's own binary")?)
+    }
+
+    /// As [`Self::with_networks`], with another purpose and the demo's binary elsewhere.
+    ///
+    /// # Errors
+    /// Names the step that failed.
+    pub fn of_pods(purpose: &str, executable: &Path) -> anyhow::Result<Self> {
+        let mut stage = Self::of(purpose, executable)?;
         stage.network = Some(Network::new()?);
         Ok(stage)
     }
@@ -143,6 +157,7 @@ impl Stage {
                 streams: STREAMS,
                 rate: Some(RATE),
                 payload_bytes: 32,
+                held: self.held,
             };
             let (name, pod, netns) = self.pod()?;
             let command = PodCommand::Client { pod: Some(pod), netns, plan };
@@ -186,6 +201,16 @@ impl Stage {
             dials_max: 1_000_000,
         };
         PodProcess::start(&name, &self.executable, &command, &self.log()).await
+    }
+
+    /// Ends one client in order, and adds up what it tells.
+    ///
+    /// # Errors
+    /// When it does not end by itself.
+    pub async fn stop_client(&mut self) -> anyhow::Result<()> {
+        let client = self.clients.pop().context("there is no client")?;
+        self.tally.add(client.stop().await?);
+        Ok(())
     }
 
     /// Ends all clients in order, and adds up what they tell.

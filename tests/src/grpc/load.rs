@@ -1,6 +1,9 @@
 //! Load: connections with concurrent streams, at a rate or as fast as replies come, and its tally.
 
-use super::client::EchoClient;
+use super::{
+    client::EchoClient,
+    echo::{EchoReply, MESSAGES_MAX},
+};
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -14,9 +17,12 @@ use tokio::{
     task::JoinSet,
     time::{Interval, MissedTickBehavior},
 };
+use tonic::Streaming;
 
 /// Largest latency that is told apart from larger ones.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
+/// Size of a message of a stream that is kept open: a few of them fill HTTP/2's window.
+const HELD_BYTES: usize = 16_384;
 /// Pause after a failed call, so that a dead backend is not hammered.
 const FAILURE_PAUSE_MS: u64 = 20;
 
@@ -38,6 +44,9 @@ pub struct LoadPlan {
     /// Size of each payload.
     #[arg(long, default_value_t = 32)]
     pub payload_bytes: usize,
+    /// Server streams that each connection keeps open besides, of which nothing is read.
+    #[arg(long, default_value_t = 0)]
+    pub held: u32,
 }
 
 /// What came of it.
@@ -105,6 +114,7 @@ impl Tally {
 pub struct Load {
     clients: Vec<EchoClient>,
     plan: LoadPlan,
+    held: Vec<Streaming<EchoReply>>,
     /// The backend that each connection reached.
     pub backends: Vec<String>,
 }
@@ -125,9 +135,18 @@ impl Load {
                 Ok::<_, anyhow::Error>((client, reply.backend))
             });
         }
-        let mut load = Self { clients: Vec::new(), plan: plan.clone(), backends: Vec::new() };
+        let mut load = Self {
+            clients: Vec::new(),
+            plan: plan.clone(),
+            held: Vec::new(),
+            backends: Vec::new(),
+        };
         while let Some(dialled) = dials.join_next().await {
-            let (client, backend) = dialled.context("join a dial")??;
+            let (mut client, backend) = dialled.context("join a dial")??;
+            for _ in 0..plan.held {
+                let stream = client.open(vec![0; HELD_BYTES], MESSAGES_MAX).await;
+                load.held.push(stream.context("open a stream")?);
+            }
             load.clients.push(client);
             load.backends.push(backend);
         }
@@ -149,6 +168,7 @@ impl Load {
         while let Some(ended) = streams.join_next().await {
             tally.add(ended.context("join a stream of calls")??);
         }
+        drop(self.held);
         Ok(tally)
     }
 }
@@ -225,7 +245,8 @@ mod tests {
     async fn every_call_is_tallied_as_the_server_counts_it() {
         let server = EchoServer::start("b1", "127.0.0.1:0".parse().unwrap()).await.unwrap();
         let target = server.address();
-        let plan = LoadPlan { target, connections: 2, streams: 3, rate: None, payload_bytes: 8 };
+        let plan =
+            LoadPlan { target, connections: 2, streams: 3, rate: None, payload_bytes: 8, held: 0 };
         let load = Load::dial(&plan).await.unwrap();
         assert_eq!(load.backends, ["b1", "b1"]);
         let (stop, stopped) = watch::channel(false);

@@ -174,12 +174,13 @@ fn with_pod(subcommand: &str, pod: Option<&PathBuf>) -> Vec<OsString> {
 }
 
 fn plan_arguments(plan: &LoadPlan) -> Vec<OsString> {
-    let LoadPlan { target, connections, streams, rate, payload_bytes } = plan;
+    let LoadPlan { target, connections, streams, rate, payload_bytes, held } = plan;
     let mut arguments = vec![
         format!("--target={target}").into(),
         format!("--connections={connections}").into(),
         format!("--streams={streams}").into(),
         format!("--payload-bytes={payload_bytes}").into(),
+        format!("--held={held}").into(),
     ];
     arguments.extend(rate.map(|rate| format!("--rate={rate}").into()));
     arguments
@@ -204,6 +205,7 @@ mod tests {
             streams: 16,
             rate: Some(50),
             payload_bytes: 100,
+            held: 2,
         };
         let client = PodCommand::Client {
             pod: Some("/a b/c".into()),

@@ -143,7 +143,14 @@ async fn load(
     log: &Path,
     go: impl FnOnce(),
 ) -> Tally {
-    let plan = LoadPlan { target, connections: 1, streams, rate: Some(400), payload_bytes: 1_000 };
+    let plan = LoadPlan {
+        target,
+        connections: 1,
+        streams,
+        rate: Some(400),
+        payload_bytes: 1_000,
+        held: 0,
+    };
     let command = PodCommand::Client { pod: Some(pod.to_owned()), netns: None, plan };
     let executable = Path::new(env!("CARGO_BIN_EXE_balancer-demo"));
     let mut client = PodProcess::start("moving", executable, &command, log).await.unwrap();

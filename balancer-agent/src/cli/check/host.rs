@@ -159,7 +159,7 @@ pub(super) fn loopback() -> Check {
 /// Whether an agent runs, and what its last self-test proved.
 pub(super) fn agent(global: &Global) -> Check {
     const CHECK: &str = "agent";
-    match client::ask(&admin::socket_path(&global.runtime_dir), Request::Status) {
+    match client::ask(&admin::socket_path(&global.runtime_dir), &Request::Status) {
         Ok(Answer::Status(status)) => {
             let test = status.self_test;
             let pid = status.pid;

@@ -62,6 +62,13 @@ fn interfaces() -> io::Result<BTreeSet<String>> {
     Ok(all.map(|it| it.interface_name).collect())
 }
 
+/// How many interfaces, counted once for each direction, lead to programs of any version.
+pub fn taps(pins: &PinRoot) -> usize {
+    let versions = pins.http2_versions().into_iter();
+    let pinned = versions.filter_map(|version| fs::read_dir(version.join("taps")).ok());
+    pinned.flatten().flatten().count()
+}
+
 /// Removes pins of interfaces that are gone, and whatever an earlier version has left once its interfaces are.
 /// `alive` are the namespaces of all clients, where they are known: without links (before Linux 6.6) nothing
 /// else tells whether an interface is gone.

@@ -6,10 +6,10 @@ use super::{
         screen::Screen,
         stage::{Stage, VIP},
     },
+    moves::{Moves, moves, until_followed},
     shares::Shares,
 };
-use anyhow::{Context, bail};
-use serde_json::Value;
+use anyhow::Context;
 use std::time::{Duration, Instant};
 
 /// Backends at the beginning.
@@ -26,8 +26,6 @@ const SHARE: (f64, f64) = (0.28, 0.38);
 const REACHED: (f64, Duration) = (0.30, Duration::from_secs(2));
 /// Longest time from a backend's termination to its last call.
 const LEFT_MS_MAX: u128 = 1_000;
-/// Longest wait for the agent to know its pods.
-const KNOWN_MAX: Duration = Duration::from_secs(10);
 /// Kinds of failures that are shown, if there are any.
 const FAILURES_SHOWN: usize = 5;
 
@@ -45,7 +43,7 @@ pub(super) async fn settle(
     stage.files.configure(VIP, &stage.members(None))?;
     stage.agent = Some(stage.files.start().await?);
     let waiting = stage.start_clients(CLIENTS, &[VIP.into()]).await?;
-    until_known(stage, u64::from(CLIENTS)).await?;
+    until_followed(stage, u64::from(CLIENTS)).await?;
     stage.dial(waiting).await?;
     let mut shares = Shares::new(stage);
     let from = Instant::now();
@@ -57,7 +55,7 @@ pub(super) async fn settle(
         each.iter().all(|count| *count == fair),
         format!("{CLIENTS} connections are spread evenly: {each:?}"),
     );
-    let begun = moves(stage).await?.0;
+    let begun = moves(stage).await?.begun;
     claims.check(
         screen,
         begun == 0 && shares.of(0, from, Instant::now()) > 0.0,
@@ -108,7 +106,7 @@ pub(super) async fn scale_up(
         later.len() >= 4 && later.iter().all(|part| (SHARE.0..=SHARE.1).contains(part)),
         format!("and stay between {} and {}", percent(SHARE.0), percent(SHARE.1)),
     );
-    let (begun, made) = moves(stage).await?;
+    let Moves { begun, made } = moves(stage).await?;
     claims.check(
         screen,
         made == begun && (10..=12).contains(&begun),
@@ -162,10 +160,10 @@ pub(super) async fn terminate(
     shares = Shares::new(stage);
     shares.watch(stage, screen, 2.0, |_| "").await;
     let each: Vec<u64> = stage.servers.iter().map(|server| server.live().len() as u64).collect();
-    let (least, most) = (each.iter().min().unwrap_or(&0), each.iter().max().unwrap_or(&0));
+    let (fewest, most) = (each.iter().min().unwrap_or(&0), each.iter().max().unwrap_or(&0));
     claims.check(
         screen,
-        *least > 0 && most - least <= 2,
+        *fewest > 0 && most - fewest <= 2,
         format!("its connections are spread over the others: {each:?}"),
     );
     Ok(())
@@ -180,7 +178,7 @@ pub(super) async fn finish(
     stage.stop_clients().await?;
     let tally = &stage.tally;
     let calls = tally.replied() + tally.failed();
-    let (begun, made) = moves(stage).await?;
+    let Moves { begun, made } = moves(stage).await?;
     claims.check(
         screen,
         calls > 0 && tally.failed() == 0,
@@ -190,34 +188,4 @@ pub(super) async fn finish(
         screen.say(&format!("{number} x {status}"));
     }
     Ok(())
-}
-
-/// Waits until packets of all clients are seen.
-async fn until_known(stage: &Stage, clients: u64) -> anyhow::Result<()> {
-    let deadline = Instant::now() + KNOWN_MAX;
-    let mut look = tokio::time::interval(Duration::from_millis(50));
-    loop {
-        look.tick().await;
-        let status = status(stage).await?;
-        if status["clients"].as_u64() == Some(clients) {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!("the agent does not see the packets of all {clients} clients: {status}");
-        }
-    }
-}
-
-/// Moves that were begun, and those that were made.
-async fn moves(stage: &Stage) -> anyhow::Result<(u64, u64)> {
-    let status = status(stage).await?;
-    let begun = status["begun"].as_object().context("read the moves")?;
-    let begun = begun.values().filter_map(Value::as_u64).sum();
-    Ok((begun, status["made"].as_u64().context("read the moves")?))
-}
-
-async fn status(stage: &Stage) -> anyhow::Result<Value> {
-    let (_, text) = stage.files.ask(&["status", "--output", "json"]).await?;
-    let status: Value = serde_json::from_str(&text).context("read the status")?;
-    Ok(status["agent"]["http2"].clone())
 }
