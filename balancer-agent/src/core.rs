@@ -248,9 +248,9 @@ impl Core {
         self.kernel.leaving.iter().filter_map(|id| self.kernel.backends.get_key_value(id))
     }
 
-    /// Every declared service.
+    /// Every declared service, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.observed.services().map(|(_, service)| service)
+        self.observed.declared()
     }
 
     /// What a service is declared as, and by whom.

@@ -113,9 +113,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     daemon.drainer.kubernetes = kubernetes.authority(config.kubernetes.gone_grace);
     daemon.kubernetes = kubernetes;
     daemon.engine.core.set_drained(drained::read(&daemon.options.runtime));
-    daemon.adopt(&config, services);
     daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
     daemon.pods_changed();
+    daemon.adopt(&config, services);
     daemon.await_first_answers(&mut dns_events, &mut cluster_updates).await;
     daemon.take_over().await?;
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
@@ -222,6 +222,7 @@ impl Daemon {
                 }
             }
         }
+        self.prepare_http2();
         self.engine.settle(at);
         self.want_lookups(Some(&config.dns));
         self.kubernetes.set_defaults(config.defaults);

@@ -9,6 +9,8 @@ mod discovery;
 mod farewells;
 #[path = "kubernetes/manifests.rs"]
 mod manifests;
+#[path = "kubernetes/moves.rs"]
+mod moves;
 #[path = "kubernetes/opt_out.rs"]
 mod opt_out;
 #[path = "kubernetes/patience.rs"]

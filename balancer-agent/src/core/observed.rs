@@ -126,6 +126,11 @@ impl Observed {
         Some((*source, service))
     }
 
+    /// Every service, in no order.
+    pub(super) fn declared(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().filter_map(|by_source| Some(by_source.first_key_value()?.1))
+    }
+
     /// Every service by name, as the source declared it that keeps the name.
     pub(super) fn services(&self) -> impl Iterator<Item = (Source, &Service)> {
         let kept = self.services.values().filter_map(|by_source| {

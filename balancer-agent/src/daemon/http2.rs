@@ -48,6 +48,7 @@ pub(super) struct Http2 {
     pause: Duration,
     busy_until: Instant,
     sweep_at: Instant,
+    is_prepared: bool,
     pub(super) status: Http2Status,
 }
 
@@ -92,6 +93,7 @@ impl Http2 {
             pause: BUSY,
             busy_until: now,
             sweep_at: now,
+            is_prepared: false,
             status: Http2Status::default(),
         }
     }
@@ -147,6 +149,20 @@ impl Daemon {
     /// Pods have come or gone: their interfaces are looked at soon.
     pub(super) fn pods_changed(&mut self) {
         self.http2.clients.observe(&self.pods.registry, Instant::now());
+    }
+
+    /// The first service whose connections are to be followed is about to be written: what pods there are is
+    /// looked at before their first connections are made. Takes about a millisecond for each pod, once.
+    pub(super) fn prepare_http2(&mut self) {
+        let is_due = !self.http2.is_prepared
+            && self.started.follows_http2()
+            && self.engine.core.services().any(is_followed);
+        if is_due {
+            self.http2.is_prepared = true;
+            for error in self.http2.clients.lead_now(&self.options.pins) {
+                self.http2.fail(error);
+            }
+        }
     }
 
     /// Looks at the connections once, and moves those that are to be moved.

@@ -138,6 +138,7 @@ impl Daemon {
         for event in update.events {
             self.engine.observe(event);
         }
+        self.prepare_http2();
         if self.engine.settle(update.arrived_at.into_std()) {
             let now = SystemTime::now();
             for at in update.triggered_at {

@@ -144,6 +144,10 @@ impl Started {
     /// Attaches the programs or replaces those of an earlier agent, then removes what only the
     /// replaced ones needed.
     pub(super) fn attach(&mut self, options: &Options, maps: &mut Maps) -> anyhow::Result<()> {
+        // Before any connection is made that they are to follow from its first byte on.
+        if self.follows_http2() {
+            http2::install(&self.loaded, &options.pins)?;
+        }
         let taken = hooks::attach(&mut self.loaded, &options.pins, &options.cgroup)?;
         let replaced = taken.iter().filter(|(_, how)| *how == Taken::Replaced).count();
         tracing::info!(programs = taken.len(), replaced, "programs attached");
@@ -152,9 +156,6 @@ impl Started {
             tracing::info!(corrected, "connections of the earlier maps brought up to date");
         }
         hooks::retire(&options.pins)?;
-        if self.follows_http2() {
-            http2::install(&self.loaded, &options.pins)?;
-        }
         self.loaded.report.adopted = true;
         self.origin = Origin::Adopted;
         for layout in self.leftovers.drain(..) {

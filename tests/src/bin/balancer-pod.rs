@@ -20,6 +20,11 @@ enum Arguments {
         #[arg(long)]
         port: u16,
     },
+    /// Hold the pod's namespace until standard input ends, as the container of its sandbox does.
+    Pause {
+        #[command(flatten)]
+        inside: Inside,
+    },
     /// Call echo servers until standard input ends.
     Call {
         #[command(flatten)]
@@ -31,12 +36,18 @@ enum Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let (Arguments::Serve { inside, .. } | Arguments::Call { inside, .. }) = &arguments;
+    let (Arguments::Serve { inside, .. }
+    | Arguments::Pause { inside }
+    | Arguments::Call { inside, .. }) = &arguments;
     // Before there are threads, which would stay outside.
     inside.enter()?;
+    if matches!(arguments, Arguments::Pause { .. }) {
+        return workload::pause();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match arguments {
         Arguments::Serve { name, port, .. } => runtime.block_on(workload::serve(&name, port)),
+        Arguments::Pause { .. } => Ok(()),
         Arguments::Call { inside, plan } => runtime.block_on(caller::call(&inside, plan)),
     }
 }

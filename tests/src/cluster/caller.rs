@@ -128,6 +128,18 @@ impl Caller {
         Ok(())
     }
 
+    /// Waits as [`Self::goes_on`] does; who replied to the last of these calls, or nobody.
+    ///
+    /// # Errors
+    /// When the caller is gone.
+    pub fn answerer(&self, calls: u64) -> anyhow::Result<Option<String>> {
+        self.goes_on(calls)?;
+        match self.next()? {
+            Said::Called(server) => Ok(server),
+            Said::Done(_) => bail!("the caller has ended"),
+        }
+    }
+
     /// The calls that have ended since they were last asked for: who replied, or nobody.
     ///
     /// # Errors

@@ -4,16 +4,18 @@ use super::{
     HOST_ADDRESS, cgroup_name,
     network::{Network, PodNetwork},
     node::Node,
-    workload::{ECHO_IMAGE, Inside},
+    workload::{self, ECHO_IMAGE, Inside, LISTENING},
 };
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use rand::RngCore;
 use std::{
     fmt::Write as _,
     fs,
+    io::{BufRead as _, BufReader},
     net::IpAddr,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
 /// What of a Pod object decides about its sandbox.
@@ -39,6 +41,9 @@ pub struct Sandbox {
     network: Option<PodNetwork>,
     world: PathBuf,
     cgroup: PathBuf,
+    /// Its first process, which is there before any container is.
+    pause: Child,
+    pause_cgroup: PathBuf,
     /// The ids of its containers, in their order.
     pub containers: Vec<String>,
 }
@@ -96,7 +101,15 @@ impl Sandbox {
                 .with_context(|| format!("create cgroup {}", cgroup.display()))?;
         }
         let connected = (!plan.host_network).then(|| network.connect()).transpose()?;
-        Ok(Self { network: connected, world: network.world(), cgroup, containers })
+        let world = network.world();
+        let path =
+            cgroup_name::path(node.driver, node.runtime, &plan.qos, &plan.uid, &container_id());
+        let pause_cgroup = root.join(path);
+        let pause = pause(
+            connected.as_ref().map_or_else(|| world.clone(), PodNetwork::path),
+            &pause_cgroup,
+        )?;
+        Ok(Self { network: connected, world, cgroup, pause, pause_cgroup, containers })
     }
 
     /// Its addresses, that of the node's own family first.
@@ -125,6 +138,9 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let Some(pod) = self.cgroup.parent() else { return };
+        let _ = self.pause.kill();
+        let _ = self.pause.wait();
+        let _ = fs::remove_dir(&self.pause_cgroup);
         let containers = fs::read_dir(pod).into_iter().flatten().flatten();
         let own = |name: &str| self.containers.iter().any(|id| name.contains(id.as_str()));
         for container in containers.filter(|it| it.file_name().to_str().is_some_and(own)) {
@@ -133,6 +149,25 @@ impl Drop for Sandbox {
         }
         let _ = fs::remove_dir(pod);
     }
+}
+
+/// Starts the process that holds a pod's namespace, and waits until it is there.
+fn pause(namespace: PathBuf, cgroup: &Path) -> anyhow::Result<Child> {
+    fs::create_dir_all(cgroup).with_context(|| format!("create cgroup {}", cgroup.display()))?;
+    let program = workload::binary()?;
+    let inside = Inside { namespace, cgroup: cgroup.to_owned() };
+    let mut pause = Command::new(&program)
+        .arg("pause")
+        .args(inside.arguments())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
+    let mut line = String::new();
+    BufReader::new(pause.stdout.take().context("the output of a pause process")?)
+        .read_line(&mut line)?;
+    ensure!(line.trim() == LISTENING, "a pod's pause process ended: {line:?}");
+    Ok(pause)
 }
 
 /// As runtimes make them: 32 random bytes.

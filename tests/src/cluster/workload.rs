@@ -75,6 +75,17 @@ pub async fn serve(name: &str, port: u16) -> anyhow::Result<()> {
     server.drain().await
 }
 
+/// Waits for the end of standard input, after it has said that it does.
+///
+/// # Errors
+/// When nobody listens.
+pub fn pause() -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{LISTENING}").context("say that it is there")?;
+    // An error means that the kubelet is gone as well.
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    Ok(())
+}
+
 /// The program of the pods lies beside the programs that use it, or one level up from tests.
 ///
 /// # Errors

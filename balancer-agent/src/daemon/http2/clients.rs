@@ -117,6 +117,12 @@ impl Clients {
         }
     }
 
+    /// Looks at everybody now, and returns when that is done; what stood in the way.
+    pub(super) fn lead_now(&mut self, pins: &PinRoot) -> Vec<String> {
+        let jobs = self.known.iter().map(|(id, client)| (*id, client.path.clone())).collect();
+        self.take_in(lead_all(pins, jobs))
+    }
+
     /// Takes in what was found; returns what stood in the way.
     pub(super) async fn collect(&mut self) -> Vec<String> {
         let Some(running) = self.running.take_if(|running| running.is_finished()) else {
@@ -128,6 +134,10 @@ impl Clients {
                 return vec![format!("looking at clients' interfaces ended early: {error}")];
             }
         };
+        self.take_in(results)
+    }
+
+    fn take_in(&mut self, results: Vec<(u64, Taps)>) -> Vec<String> {
         let (mut errors, now) = (Vec::new(), Instant::now());
         for (id, taps) in results {
             errors.extend(taps.errors.iter().cloned());
