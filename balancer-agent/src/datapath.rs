@@ -9,6 +9,7 @@ pub mod cgroup;
 pub mod counters;
 pub mod destroy;
 pub mod fill;
+pub mod flows;
 pub mod hooks;
 pub mod http2;
 pub mod loader;

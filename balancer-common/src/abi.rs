@@ -2,7 +2,7 @@
 
 /// Version of every layout in this crate. Raised whenever a shared type, the meaning of one of its
 /// fields, or the set of maps changes; pinned state of another version is never reinterpreted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Version of the maps in [`map::HTTP2`]. They have one of their own, and fixed sizes, since moved
 /// connections depend on them: another [`ABI_VERSION`] or other limits leave them as they are.
@@ -32,10 +32,10 @@ pub mod map {
     pub const POD_CURSORS: &str = "POD_CURSORS";
     /// [`crate::pod::PodServiceKey`] → [`crate::pod::Affinity`].
     pub const AFFINITIES: &str = "AFFINITIES";
-    /// Socket cookie (`u64`) → [`crate::flow::Flow`].
+    /// Low bits of a socket cookie → [`crate::flow::Seat`].
+    pub const SEATS: &str = "SEATS";
+    /// Socket cookie (`u64`) → [`crate::flow::Flow`], of those whose seat was taken.
     pub const FLOWS: &str = "FLOWS";
-    /// Low bits of a socket cookie → `u64`, how many tracked dials have not sent anything yet.
-    pub const DIALLING: &str = "DIALLING";
     /// [`crate::reason::Reason`] as index → `u64` per CPU.
     pub const REASONS: &str = "REASONS";
     /// Index 0 → [`crate::settings::Settings`].
@@ -70,8 +70,8 @@ pub mod map {
         BACKEND_STATS,
         POD_CURSORS,
         AFFINITIES,
+        SEATS,
         FLOWS,
-        DIALLING,
         REASONS,
         SETTINGS,
         HIERARCHY,
@@ -92,11 +92,10 @@ pub const BACKENDS_MAX: usize = 131_072;
 pub const FRONTENDS_MAX: usize = 65_536;
 /// Most chunks of slots; one chunk is [`crate::service::CHUNK_SLOTS`] slots.
 pub const CHUNKS_MAX: usize = 65_536;
-/// Most tracked connections of the node. A larger table costs each `connect()` more, since its
-/// buckets are picked at random: twice the size, twice the pages that fall out of the CPU's caches.
+/// Most tracked connections of the node: half of them in seats, half in the table behind.
 pub const FLOWS_MAX: usize = 16_384;
-/// Length of [`map::DIALLING`], a power of two. Cookies are handed out in sequence.
-pub const DIALLING_SLOTS: usize = 1_024;
+/// Length of [`map::SEATS`]; see [`crate::flow::seats_of`].
+pub const SEATS_MAX: usize = FLOWS_MAX / 2;
 /// Most (pod, service) pairs that are remembered; the least recently used is forgotten.
 pub const POD_SERVICES_MAX: usize = 65_536;
 /// Most pods that are skipped; kubelet runs 110 pods on a node unless it is told otherwise.

@@ -26,11 +26,7 @@ pub const fn state_name(state: u32) -> &'static str {
 /// The retransmission timer gave the connection up: its end is a time-out.
 pub const FLOW_EXPIRED: u32 = 1;
 
-/// Its first segment was about to be sent: [`crate::abi::map::DIALLING`] no longer counts it, and its
-/// socket reports its TCP events.
-pub const FLOW_FOLLOWED: u32 = 2;
-
-/// One TCP connection made to a frontend. Keyed by its socket's cookie.
+/// One TCP connection made to a frontend. Found by its socket's cookie.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Flow {
@@ -65,3 +61,49 @@ pub struct Flow {
 }
 
 const _: () = assert!(size_of::<Flow>() == 72 && align_of::<Flow>() == 8);
+
+/// Nobody's seat.
+pub const SEAT_FREE: u64 = 0;
+/// The seat of somebody who is about to sit down. No socket has this cookie: they count from 1.
+pub const SEAT_CLAIMED: u64 = u64::MAX;
+
+/// The place of a flow, at the low bits of its socket's cookie. Cookies are handed out in sequence, so
+/// that neighbours in time share pages and cache lines, as they would not in a hash table. A flow
+/// whose seat is taken goes to [`crate::abi::map::FLOWS`].
+///
+/// ```text
+/// SEAT_FREE ──> SEAT_CLAIMED ──> the cookie of the flow ──> SEAT_FREE
+/// ```
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Seat {
+    /// Whose it is. Changed by atomic instructions only: of two that end a flow, one succeeds.
+    pub cookie: u64,
+    /// Flows of this place that are in [`crate::abi::map::FLOWS`]. Zero spares every other socket of
+    /// this place a look into it.
+    pub elsewhere: u64,
+    /// The flow.
+    pub flow: Flow,
+}
+
+const _: () = assert!(size_of::<Seat>() == 88 && align_of::<Seat>() == 8);
+
+/// How many seats there are for so many flows: a power of two, up to half of them, but at least one.
+pub const fn seats_of(flows: u32) -> u32 {
+    if flows < 2 { 1 } else { 1 << (flows / 2).ilog2() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seats_are_a_power_of_two_and_at_most_half_of_the_flows() {
+        let cases =
+            [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (16_384, 8_192), (16_385, 8_192)];
+        for (flows, seats) in cases {
+            assert_eq!(seats_of(flows), seats, "{flows}");
+        }
+        assert_eq!(seats_of(u32::MAX), 1 << 30);
+    }
+}

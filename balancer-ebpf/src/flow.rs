@@ -1,46 +1,36 @@
 //! Tracked connections: made in `connect()`, ended by whichever hook removes them first.
 //!
-//! Invariant: a backend's `active` counter is the number of its entries in `FLOWS`. The map's delete
-//! succeeds for one caller only, and that one takes the connection off the counter.
+//! Invariant: a backend's `active` counter is the number of its flows. Removing one succeeds for one
+//! caller only, and that one takes the connection off the counter.
 
 use crate::{
     context, lookup,
     lookup::Counter,
-    maps,
     outcome::{self, Subject},
 };
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    programs::{SockAddrContext, SockContext},
-};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use balancer_common::{
     backend::EJECTION_NS,
-    flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED, Flow},
+    flow::{FLOW_CONNECTING, FLOW_ESTABLISHED, FLOW_EXPIRED, Flow},
     reason::Reason,
     service::SERVICE_EJECTS,
 };
 
-/// `EEXIST`: the socket has a flow already.
-const EEXIST: i32 = -17;
-
 /// Starts tracking a connection to the backend that was picked.
 #[inline(always)]
-pub(crate) fn begin<const COARSE: bool>(
+pub(crate) fn begin<const FETCH: bool>(
     ctx: &SockAddrContext,
     pod: u64,
     subject: &Subject,
 ) -> Result<(), Reason> {
     let cookie = context::cookie(ctx);
-    let mut inserted = insert::<COARSE>(cookie, pod, subject);
-    if inserted == EEXIST {
+    if lookup::has_flow(cookie) {
         // A dial that failed before its first segment (no route, say) leaves its flow behind.
-        end(cookie, Some(Reason::Redialled));
-        inserted = insert::<COARSE>(cookie, pod, subject);
+        end::<FETCH>(cookie, Some(Reason::Redialled));
     }
-    if inserted != 0 {
+    if !insert::<FETCH>(cookie, pod, subject) {
         return Err(Reason::FlowTableFull);
     }
-    lookup::count_dialling(cookie, 1);
     if let Some(stats) = lookup::backend_stats(subject.pick.backend) {
         stats.add(Counter::Active, 1);
     }
@@ -50,10 +40,10 @@ pub(crate) fn begin<const COARSE: bool>(
 // VERIFIER: functions of their own, as is `end`: the frames of all functions on a path share 512
 // bytes, each rounded up to 32 before Linux 6.9, and these records are on no path together.
 #[inline(never)]
-fn insert<const COARSE: bool>(cookie: u64, pod: u64, subject: &Subject) -> i32 {
+fn insert<const FETCH: bool>(cookie: u64, pod: u64, subject: &Subject) -> bool {
     let flow = Flow {
         pod,
-        started_ns: if COARSE { context::now_coarse_ns() } else { context::now_ns() },
+        started_ns: if FETCH { context::now_coarse_ns() } else { context::now_ns() },
         frontend: subject.frontend,
         frontend_port_be: subject.frontend_port_be,
         frontend_family: subject.frontend.family(),
@@ -63,32 +53,26 @@ fn insert<const COARSE: bool>(cookie: u64, pod: u64, subject: &Subject) -> i32 {
         state: FLOW_CONNECTING,
         ..Flow::default()
     };
-    match maps::FLOWS.insert(&cookie, &flow, u64::from(BPF_NOEXIST)) {
-        Ok(()) => 0,
-        Err(errno) => errno,
-    }
+    lookup::add_flow::<FETCH>(cookie, &flow)
 }
 
 /// The application let go of a socket: its flow, if it has one, is over.
 #[inline(always)]
-pub(crate) fn released(ctx: &SockContext) {
+pub(crate) fn released<const EXCHANGE: bool>(ctx: &SockContext) {
     if context::is_tcp_socket(ctx) {
-        end(context::cookie(ctx), None);
+        end::<EXCHANGE>(context::cookie(ctx), None);
     }
 }
 
 /// Ends a flow. Without a `reason`, its state tells: the client closed it or gave it up.
 #[inline(never)]
-pub(crate) fn end(cookie: u64, reason: Option<Reason>) {
+pub(crate) fn end<const EXCHANGE: bool>(cookie: u64, reason: Option<Reason>) {
     let Some(flow) = lookup::flow(cookie) else {
         return;
     };
-    if maps::FLOWS.remove(cookie).is_err() {
+    if !lookup::remove_flow::<EXCHANGE>(cookie) {
         // Another hook of this socket was faster and has counted it.
         return;
-    }
-    if flow.flags & FLOW_FOLLOWED == 0 {
-        lookup::count_dialling(cookie, -1);
     }
     let established = flow.state == FLOW_ESTABLISHED;
     let reason = match reason {
@@ -148,18 +132,18 @@ pub(crate) fn closed_by_backend(cookie: u64) {
 
 /// The kernel closed a socket whose client had closed its side before; the socket may still be open.
 #[inline(always)]
-pub(crate) fn closed(cookie: u64) {
+pub(crate) fn closed<const EXCHANGE: bool>(cookie: u64) {
     let Some(flow) = lookup::flow(cookie) else {
         return;
     };
     // Nobody answered the FIN for as long as the kernel, or TCP_USER_TIMEOUT, waits.
     let expired = flow.flags & FLOW_EXPIRED != 0;
-    end(cookie, if expired { Some(Reason::Reset) } else { None });
+    end::<EXCHANGE>(cookie, if expired { Some(Reason::Reset) } else { None });
 }
 
 /// The kernel closed a socket by itself: a refusal, a reset, a time-out or an abort.
 #[inline(always)]
-pub(crate) fn failed(cookie: u64) {
+pub(crate) fn failed<const EXCHANGE: bool>(cookie: u64) {
     let Some(flow) = lookup::flow(cookie) else {
         return;
     };
@@ -170,5 +154,5 @@ pub(crate) fn failed(cookie: u64) {
     } else {
         Reason::Refused
     };
-    end(cookie, Some(reason));
+    end::<EXCHANGE>(cookie, Some(reason));
 }

@@ -5,13 +5,13 @@
 //! copied or changed by single atomic additions only.
 
 mod backend;
+mod flow;
 
 pub(crate) use backend::*;
+pub(crate) use flow::*;
 
 use crate::maps;
 use balancer_common::{
-    abi,
-    flow::Flow,
     frontend::{FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
     pod::{Affinity, PodServiceKey, Skip},
@@ -160,46 +160,6 @@ pub(crate) fn affinity(key: &PodServiceKey) -> Option<Affinity> {
 #[inline(always)]
 pub(crate) fn remember_affinity(key: &PodServiceKey, affinity: &Affinity) {
     let _ = maps::AFFINITIES.insert(key, affinity, 0);
-}
-
-/// The number of tracked dials among the sockets that share this one's place.
-#[inline(always)]
-fn dialling(cookie: u64) -> Option<*mut u64> {
-    maps::DIALLING.get_ptr_mut((cookie % abi::DIALLING_SLOTS as u64) as u32)
-}
-
-/// Whether a socket that is about to send its first segment may have a flow.
-#[inline(always)]
-pub(crate) fn may_be_dialling(cookie: u64) -> bool {
-    // SAFETY: array values stay valid; the read is volatile since other CPUs write.
-    dialling(cookie).is_some_and(|dials| unsafe { ptr::read_volatile(dials) } != 0)
-}
-
-/// Counts a tracked dial that begins (1), or that has sent its first segment or ended (-1).
-#[inline(always)]
-pub(crate) fn count_dialling(cookie: u64, amount: i64) {
-    if let Some(dials) = dialling(cookie) {
-        add(dials, amount);
-    }
-}
-
-/// A copy of the flow of a socket.
-#[inline(always)]
-pub(crate) fn flow(cookie: u64) -> Option<Flow> {
-    // SAFETY: copied at once, field by field. A cookie is never used again, and only its own
-    // socket's hooks delete it.
-    maps::FLOWS.get_ptr(cookie).map(|flow| unsafe { ptr::read_volatile(flow) })
-}
-
-/// Changes the flow of a socket in place, from a hook that holds the socket's lock.
-#[inline(always)]
-pub(crate) fn change_flow(cookie: u64, change: impl FnOnce(&mut Flow)) -> Option<Flow> {
-    let flow = maps::FLOWS.get_ptr_mut(cookie)?;
-    // SAFETY: sock_ops callbacks of one socket run one at a time, under its lock. The release hook
-    // may delete the entry meanwhile; then the change is lost with it.
-    let flow = unsafe { &mut *flow };
-    change(flow);
-    Some(*flow)
 }
 
 /// Counts an outcome.

@@ -92,7 +92,14 @@ pub fn tcp_events_compat(ctx: SockOpsContext) -> u32 {
 /// The application let go of a socket.
 #[cgroup_sock(sock_release)]
 pub fn socket_released(ctx: SockContext) -> i32 {
-    flow::released(&ctx);
+    flow::released::<true>(&ctx);
+    PROCEED
+}
+
+/// As [`socket_released`], for kernels before 5.12, which have no atomic exchange.
+#[cgroup_sock(sock_release)]
+pub fn socket_released_compat(ctx: SockContext) -> i32 {
+    flow::released::<false>(&ctx);
     PROCEED
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use balancer_common::{
     abi,
     backend::{Backend, BackendStats},
-    flow::Flow,
+    flow::{Flow, Seat},
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
     http2::{
@@ -75,16 +75,15 @@ pub(crate) static POD_CURSORS: LruHashMap<PodServiceKey, u64, { abi::POD_SERVICE
 pub(crate) static AFFINITIES: LruHashMap<PodServiceKey, Affinity, { abi::POD_SERVICES_MAX }> =
     LruHashMap::new();
 
-// Preallocated and not LRU: an entry per connection is inserted in `connect()`, where allocation and
+// An insert into a hash map takes two locks and touches a bucket that is in no cache: it was half of
+// what a tracked `connect()` cost.
+#[btf_map]
+pub(crate) static SEATS: Array<Seat, { abi::SEATS_MAX }, SHARED> = Array::new();
+
+// Flows whose seat is taken, and all of kernels before 5.12. Preallocated and not LRU: allocation and
 // eviction were measured to cost twice as much.
 #[btf_map]
-pub(crate) static FLOWS: HashMap<u64, Flow, { abi::FLOWS_MAX }> = HashMap::new();
-
-// Tells most sockets that are not tracked from those that are, without a look into `FLOWS`: that one's
-// buckets lie anywhere in a large table, so that each look is a cache miss or two. Neighbouring
-// cookies share a cache line here.
-#[btf_map]
-pub(crate) static DIALLING: Array<u64, { abi::DIALLING_SLOTS }> = Array::new();
+pub(crate) static FLOWS: HashMap<u64, Flow, { abi::FLOWS_MAX / 2 }> = HashMap::new();
 
 #[btf_map]
 pub(crate) static REASONS: PerCpuArray<u64, { REASONS_MAX }> = PerCpuArray::new();
@@ -122,6 +121,10 @@ pub(crate) static HTTP2_DRAFT: PerCpuArray<Http2Flow, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub(crate) static HTTP2_PROGRAMS: ProgramArray<{ http2::PROGRAMS }> = ProgramArray::new();
+
+/// The length of `SEATS`, a power of two, less one.
+#[unsafe(no_mangle)]
+pub(crate) static SEAT_MASK: Global<u32> = Global::new(0);
 
 /// Whether `bpf_get_netns_cookie` may be called from TCP hooks, which the agent probes.
 #[unsafe(no_mangle)]

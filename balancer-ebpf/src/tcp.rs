@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::SockOpsContext,
 };
 use balancer_common::{
-    flow::{FLOW_ESTABLISHED, FLOW_EXPIRED, FLOW_FOLLOWED},
+    flow::{FLOW_ESTABLISHED, FLOW_EXPIRED},
     reason::Reason,
     service::SERVICE_HTTP2,
 };
@@ -59,11 +59,11 @@ fn state_changed<const HTTP2: bool>(ctx: &SockOpsContext, old: u32, new: u32) {
         TCP_CLOSE => {
             let cookie = context::cookie(ctx);
             if CLIENT_HAS_CLOSED >> (old & 31) & 1 == 0 {
-                flow::failed(cookie);
+                flow::failed::<HTTP2>(cookie);
             } else {
                 // The client has sent its FIN: what the backend answers to it, be it a reset since the
                 // client did not wait, is no act of the backend's own.
-                flow::closed(cookie);
+                flow::closed::<HTTP2>(cookie);
             }
             if HTTP2 {
                 http2::closed(ctx, cookie);
@@ -78,18 +78,7 @@ fn state_changed<const HTTP2: bool>(ctx: &SockOpsContext, old: u32, new: u32) {
 #[inline(always)]
 fn begin(ctx: &SockOpsContext) {
     let cookie = context::cookie(ctx);
-    if !lookup::may_be_dialling(cookie) {
-        return;
-    }
-    let mut first = false;
-    let flow = lookup::change_flow(cookie, |flow| {
-        first = flow.flags & FLOW_FOLLOWED == 0;
-        flow.flags |= FLOW_FOLLOWED;
-    });
-    let Some(flow) = flow else { return };
-    if first {
-        lookup::count_dialling(cookie, -1);
-    }
+    let Some(flow) = lookup::flow(cookie) else { return };
     let _ = ctx.set_cb_flags((ctx.cb_flags() | FOLLOW) as i32);
     let Some(service) = lookup::service(flow.service) else {
         return;

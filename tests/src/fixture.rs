@@ -174,15 +174,6 @@ impl Fixture {
         Ok(self.loaded.maps.read_flows()?.len())
     }
 
-    /// How many tracked dials have not sent anything yet.
-    ///
-    /// # Errors
-    /// When the map cannot be read.
-    pub fn dialling(&self) -> anyhow::Result<u64> {
-        let dials: Result<Vec<_>, _> = self.loaded.maps.dialling.iter().collect();
-        Ok(dials.context("read the dials")?.iter().map(|dials| dials.0).sum())
-    }
-
     /// Turns tracing on until `until_ns`, by `CLOCK_MONOTONIC`.
     ///
     /// # Errors

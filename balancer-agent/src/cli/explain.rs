@@ -237,13 +237,11 @@ fn conclude(snapshot: &Snapshot, report: &mut ExplainReport, flags: u32) -> anyh
         report.step("family", text.into());
     }
     if flags & SERVICE_TRACKED != 0 {
-        let (limit, mut flows) = (snapshot.maps.limits.flows, 0_u32);
-        for cookie in snapshot.maps.flows.keys() {
-            cookie.context("count the tracked connections")?;
-            flows += 1;
-        }
+        let (limit, of) = (snapshot.maps.limits.flows, &snapshot.maps.flows);
+        let flows = of.count().context("count the tracked connections")?;
         report.step("tracking", format!("{flows} of {limit} connections are tracked"));
-        if flows >= limit {
+        // Where its seat is taken, a connection needs room in the table behind the seats.
+        if of.is_full(limit).context("count the tracked connections")? {
             report.end(Reason::FlowTableFull);
         }
     }

@@ -288,10 +288,7 @@ fn count(snapshot: &Snapshot) -> anyhow::Result<Counts> {
             _ => {}
         }
     }
-    for cookie in snapshot.maps.flows.keys() {
-        cookie.context("count the tracked connections")?;
-        counts.connections += 1;
-    }
+    counts.connections = snapshot.maps.flows.count().context("count the tracked connections")?;
     Ok(counts)
 }
 

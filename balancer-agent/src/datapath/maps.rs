@@ -2,6 +2,7 @@
 
 use super::{
     bpffs::{PinRoot, parse_layout},
+    flows::Flows,
     raw::Raw,
 };
 use crate::core::write::Limits;
@@ -9,7 +10,6 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use balancer_common::{
     abi::{self, map},
     backend::{Backend, BackendStats},
-    flow::Flow,
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
     http2::flow::{Http2Flow, Http2Key},
@@ -84,9 +84,7 @@ pub struct Maps {
     /// Pods' affinities.
     pub affinities: Hash<PodServiceKey, Affinity>,
     /// Tracked connections by socket cookie.
-    pub flows: Hash<u64, Flow>,
-    /// Tracked dials that have not sent anything yet, by the low bits of the cookie.
-    pub dialling: Indexed<u64>,
+    pub flows: Flows,
     /// Outcomes by reason.
     pub reasons: PerCpuArray<MapData, u64>,
     /// Settings of the programs.
@@ -125,8 +123,7 @@ impl Maps {
             backend_stats_map: open_data(&dir, map::BACKEND_STATS)?,
             pod_cursors: open(&dir, map::POD_CURSORS)?,
             affinities: open(&dir, map::AFFINITIES)?,
-            flows: open(&dir, map::FLOWS)?,
-            dialling: open(&dir, map::DIALLING)?,
+            flows: open_flows(&dir)?,
             reasons: open(&dir, map::REASONS)?,
             settings: open(&dir, map::SETTINGS)?,
             hierarchy: open(&dir, map::HIERARCHY)?,
@@ -185,6 +182,17 @@ pub fn is_in_force(pins: &PinRoot, layout: &str) -> bool {
 fn open_data(dir: &Path, name: &str) -> Result<MapData, OpenError> {
     let path = dir.join(name);
     MapData::from_pin(&path).map_err(|cause| OpenError::Map { path, cause })
+}
+
+fn open_flows(dir: &Path) -> Result<Flows, OpenError> {
+    let seats = open_data(dir, map::SEATS)?;
+    let failed = |cause: std::io::Error| OpenError::Map {
+        path: dir.join(map::SEATS),
+        cause: MapError::IoError(cause),
+    };
+    // As many as whoever made them saw fit for its kernel.
+    let count = seats.info().map_err(|error| failed(std::io::Error::other(error)))?.max_entries();
+    Flows::open(&seats, count, open(dir, map::FLOWS)?).map_err(failed)
 }
 
 /// Opens one pinned map with its type.

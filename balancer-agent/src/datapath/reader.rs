@@ -108,13 +108,12 @@ impl Maps {
 
     /// All tracked connections by socket cookie.
     ///
-    /// Connections that begin or end meanwhile may be missing or seen twice by the kernel's walk;
-    /// the map makes each cookie unique.
+    /// Connections that begin or end meanwhile may be missing.
     ///
     /// # Errors
     /// Whatever aya or the kernel says.
     pub fn read_flows(&self) -> Result<BTreeMap<u64, Flow>, MapError> {
-        self.flows.iter().map(|entry| entry.map(|(cookie, flow)| (cookie.0, flow.0))).collect()
+        self.flows.read()
     }
 
     /// All connections whose frames are followed and whose clients' sockets are open, by socket cookie.

@@ -37,7 +37,7 @@ pub fn copy(
     let mut done = Transferred::default();
     let mut active = HashMap::new();
     for (cookie, flow) in flows {
-        if new.flows.insert(Raw(*cookie), Raw(*flow), 0).is_ok() {
+        if new.flows.add(*cookie, flow) {
             *active.entry(flow.backend).or_default() += 1;
             done.flows += 1;
         } else {
@@ -156,8 +156,8 @@ pub fn catch_up(
     for (cookie, flow) in &began {
         // Counted first: the new programs may see its end at any moment.
         counters.add_active(flow.backend, 1);
-        // BPF_NOEXIST: a newer record of the same socket is the better one.
-        if new.flows.insert(Raw(**cookie), Raw(**flow), 1).is_ok() {
+        // A newer record of the same socket is the better one, and stays.
+        if new.flows.add(**cookie, flow) {
             corrected += 1;
         } else {
             counters.add_active(flow.backend, -1);
@@ -167,15 +167,15 @@ pub fn catch_up(
         if let Some(flow) = still.get(cookie)
             && before.state != flow.state
         {
-            // BPF_EXIST: only while the connection lives.
-            let _ = new.flows.insert(Raw(*cookie), Raw(*flow), 2);
+            // Only while the connection lives.
+            new.flows.update(*cookie, flow);
         }
     }
     // Whatever ended before the new programs could see it. Those that they saw are gone already.
     let now = old.read_flows()?;
     let known = began.into_iter().chain(copied);
     for (cookie, flow) in known.filter(|(cookie, _)| !now.contains_key(cookie)) {
-        if new.flows.remove(&Raw(*cookie)).is_ok() {
+        if new.flows.remove(*cookie) {
             counters.add_active(flow.backend, -1);
             corrected += 1;
         }

@@ -105,7 +105,7 @@ impl KernelReader {
             frontends_v4: fill::count(maps.frontends_v4.keys())?,
             frontends_v6: fill::count(maps.frontends_v6.keys())?,
             chunks: services.values().map(|(_, record)| fill::chunks(record.bank())).sum(),
-            connections: fill::count(maps.flows.keys())?,
+            connections: maps.flows.count()?,
         })
     }
 }

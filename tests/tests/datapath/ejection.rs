@@ -1,6 +1,5 @@
 //! Backends that fail, or that end connections by themselves, are passed over while others serve.
 
-use balancer_agent::datapath::raw::Raw;
 use balancer_common::{
     backend::EJECTION_NS,
     reason::Reason,
@@ -54,7 +53,7 @@ fn grow_old(fixture: &mut Fixture) {
     let flows = fixture.maps().read_flows().unwrap();
     for (cookie, mut flow) in flows {
         flow.started_ns -= 2 * EJECTION_NS;
-        fixture.maps().flows.insert(Raw(cookie), Raw(flow), 0).unwrap();
+        assert!(fixture.maps().flows.update(cookie, &flow));
     }
 }
 

@@ -3,7 +3,7 @@
 use balancer_agent::datapath::loader;
 use balancer_common::{
     backend::{Backend, BackendStats},
-    flow::Flow,
+    flow::{Flow, Seat},
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
     http2::{
@@ -33,7 +33,7 @@ macro_rules! shared {
 }
 
 /// Records that programs and agent share.
-fn records() -> [(&'static str, Layout); 10] {
+fn records() -> [(&'static str, Layout); 11] {
     [
         shared!(Backend {
             address,
@@ -76,6 +76,7 @@ fn records() -> [(&'static str, Layout); 10] {
             samples,
             reserved
         }),
+        shared!(Seat { cookie, elsewhere, flow }),
         shared!(Service {
             banks,
             generation,

@@ -133,6 +133,32 @@ fn a_service_that_cannot_be_balanced_is_left_alone() {
 }
 
 #[test]
+fn a_connection_whose_seat_is_taken_is_tracked_as_any_other() {
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    // Eight seats for nine connections at least, in whatever order the ends come.
+    let limits = Limits { flows: 16, ..LIMITS };
+    let mut fixture = Fixture::with_limits("seats", limits).unwrap();
+    let backend = Backend::start(here(0)).unwrap();
+    let frontend = SocketAddr::from(([10, 96, 0, 1], 80));
+    let served = fixture.serve(ServiceSpec::new(frontend, [backend.address()])).unwrap();
+    let pod = fixture.pod("pod").unwrap();
+    for turn in 0..4 {
+        let held: Vec<_> = (0..10).map(|_| pod.dial(frontend).unwrap()).collect();
+        assert!(held.iter().all(|dialled| dialled.peer == Some(frontend)), "turn {turn}");
+        assert_eq!(fixture.flows().unwrap(), 10, "turn {turn}");
+        let (first, last) = held.split_at(5);
+        for dialled in last.iter().chain(first) {
+            pod.close(dialled.handle, turn % 2 == 0).unwrap();
+        }
+        assert_eq!(fixture.flows().unwrap(), 0, "turn {turn}");
+    }
+    let stats = fixture.stats(served.id, backend.address()).unwrap();
+    assert_eq!((stats.active, stats.established, stats.closed), (0, 40, 40));
+}
+
+#[test]
 fn a_full_flow_table_leaves_connections_unbalanced_and_says_so() {
     if !capability::can_load_ebpf() {
         return;
