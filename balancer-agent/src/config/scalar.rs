@@ -25,8 +25,17 @@ pub(super) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Cause> {
 
 /// A whole number in a range.
 pub(super) fn number(node: &Node<'_>, range: RangeInclusive<u32>) -> Result<u32, Cause> {
+    number_or(node, range, "a whole number")
+}
+
+/// A whole number in a range, where words that the caller has looked for may stand as well.
+pub(super) fn number_or(
+    node: &Node<'_>,
+    range: RangeInclusive<u32>,
+    expected: &'static str,
+) -> Result<u32, Cause> {
     let Value::Integer(number) = node.value else {
-        return Err(kind("a whole number", node));
+        return Err(kind(expected, node));
     };
     u32::try_from(number).ok().filter(|number| range.contains(number)).ok_or(Cause::Range {
         number,

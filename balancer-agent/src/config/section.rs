@@ -103,7 +103,7 @@ pub(super) fn node_rank(
 ) -> Option<u32> {
     let rank = |node: &Node<'_>| match node.text() {
         Some("auto") => Ok(None),
-        _ => scalar::number(node, 0..=u32::MAX).map(Some),
+        _ => scalar::number_or(node, 0..=u32::MAX, "`auto` or a whole number").map(Some),
     };
     Mapping::open(node, path, NODE_KEYS, problems)?.read("rank", problems, rank).flatten()
 }

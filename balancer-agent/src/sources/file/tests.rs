@@ -159,7 +159,8 @@ async fn a_bad_file_is_told_once_and_the_good_one_after_it() {
     let mut fixture = Fixture::with_rank(1);
     fixture.expect_rank(1).await;
     fixture.write("version: 1\nnode: {rank: high}\n");
-    fixture.expect_rejection("balancer.yaml:2:14: node.rank: expected a whole number").await;
+    let expected = "balancer.yaml:2:14: node.rank: expected `auto` or a whole number";
+    fixture.expect_rejection(expected).await;
     // The same content again is not told; other bad content is.
     fixture.write("version: 1\nnode: {rank: high}\n");
     fixture.write("version: 3\n");
