@@ -20,6 +20,7 @@ mod run;
 mod services;
 mod snapshot;
 mod status;
+mod top;
 mod trace;
 mod unload;
 
@@ -59,6 +60,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<Exit> {
         Command::Trace(trace) => trace::run(&global, &trace),
         Command::Drain(drain) => drain::run(&global, &drain),
         Command::Rebalance(rebalance) => rebalance::run(&global, &rebalance),
+        Command::Top(top) => top::run(&global, &top),
         Command::Check => check::run(&global),
         Command::Config(action) => config::run(&global, &action),
         Command::Reload => reload::run(&global),

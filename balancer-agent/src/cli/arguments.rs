@@ -107,6 +107,8 @@ pub enum Command {
     Explain(Explain),
     /// Print decisions as the kernel makes them
     Trace(Trace),
+    /// Watch services live: shares, calls, moves and failures of their backends
+    Top(Top),
     /// Take a backend out of service on this node: live connections move away
     Drain(Drain),
     /// Move live connections of a service until its backends have their shares
@@ -143,6 +145,19 @@ pub struct Run {
     /// What to log: a level, or tracing filter directives such as `info,balancer_agent=debug`
     #[arg(long, env = "BALANCER_LOG", value_name = "FILTER", default_value = "info")]
     pub log_filter: String,
+}
+
+/// Flags of `top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Only this service
+    pub service: Option<String>,
+    /// Time between two looks
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    pub interval: Duration,
+    /// Print one look, as happens by itself where standard output is no terminal
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Flags of `drain`.

@@ -35,6 +35,7 @@ impl Daemon {
             latency: self.engine.latency.clone(),
             trigger_latency: self.engine.trigger_latency.clone(),
             drained: self.drainer.status.clone(),
+            http2: self.http2.status.clone(),
             pods: self.pods.registry.counts(),
             kubernetes,
         }

@@ -193,8 +193,7 @@ pub fn load(pins: &PinRoot, limits: &Limits, log_level: u8) -> Result<Loaded, Lo
         .unwrap_or(false);
     let seats = if has_exchange() { seats_of(limits.flows) } else { 1 };
     let http2 = pins.http2_maps();
-    let mut ebpf =
-        load_object([&directory, &http2], limits, log_level, has_pid, has_netns, seats)?;
+    let mut ebpf = load_object([&directory, &http2], limits, log_level, has_pid, has_netns, seats)?;
     let mut chosen = Vec::new();
     for spec in &PROGRAMS {
         chosen.push((spec.name, load_program(&mut ebpf, spec, &mut report)?));

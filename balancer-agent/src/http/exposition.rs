@@ -7,6 +7,7 @@ mod agent;
 mod backends;
 mod dns;
 mod drains;
+mod http2;
 mod kubernetes;
 mod outcomes;
 mod services;
@@ -38,6 +39,7 @@ const SUBJECTS: &[Subject] = &[
     services::write,
     backends::write,
     drains::write,
+    http2::write,
     kubernetes::write,
     dns::write,
 ];

@@ -3,7 +3,7 @@
 
 use super::latency::ProgrammingLatency;
 use crate::{
-    admin::{ConfigStatus, DrainStatus},
+    admin::{ConfigStatus, DrainStatus, Http2Status},
     core::Totals,
     datapath::self_test::SelfTest,
     sources::kubernetes::KubernetesReport,
@@ -43,6 +43,8 @@ pub struct Vitals {
     pub trigger_latency: ProgrammingLatency,
     /// Connections that were destroyed.
     pub drained: DrainStatus,
+    /// HTTP/2 connections that are followed and moved.
+    pub http2: Http2Status,
     /// Pods by how their connections are treated.
     pub pods: BTreeMap<&'static str, u64>,
     /// The connection to the cluster; none outside of Kubernetes.

@@ -94,6 +94,10 @@ pub enum Visibility {
 // === impl Visibility ===
 
 impl Visibility {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Awaited, Self::Visible, Self::OutOfSync, Self::Opaque, Self::Moved];
+
     /// The name in commands and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -73,8 +73,12 @@ fn what_is_not_ready_keeps_its_connections_beyond_the_drain_timeout() {
     let fine = [true, true, false];
     let all = [(unready, fine), (terminating, fine), (staying, fine)];
     let ip = scene.cluster.run(async {
-        let annotations =
-            json!({"balancer.dev/drain-timeout": "1s", "balancer.dev/policy": "round-robin"});
+        // Where connections can be moved none is left to be destroyed.
+        let annotations = json!({
+            "balancer.dev/drain-timeout": "1s",
+            "balancer.dev/policy": "round-robin",
+            "balancer.dev/http2": "false",
+        });
         let more = json!({"metadata": {"annotations": annotations}, "spec": {"selector": null}});
         objects::expose(&client, HAND, more).await.unwrap();
         let slice = serde_json::from_value(slice(&all)).unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    admin::{ConfigStatus, DrainStatus},
+    admin::{ConfigStatus, DrainStatus, Http2Status},
     core::Totals,
     datapath::{fill::TableUse, self_test::SelfTest},
     http::{
@@ -59,6 +59,14 @@ pub(in crate::http) fn vitals() -> Vitals {
             backend_gone: 2,
             not_found: 1,
             ..DrainStatus::default()
+        },
+        http2: Http2Status {
+            connections: BTreeMap::from([("visible".into(), 30), ("moved".into(), 2)]),
+            interfaces: 32,
+            begun: BTreeMap::from([("new-backend".into(), 11)]),
+            made: 10,
+            given_up: 1,
+            ..Http2Status::default()
         },
         pods: BTreeMap::from([("balanced", 11), ("mesh-proxy", 2), ("opted-out", 1)]),
         kubernetes: Some(kubernetes()),

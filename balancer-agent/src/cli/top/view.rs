@@ -1,0 +1,149 @@
+//! How `top` looks.
+
+use super::readings::{BackendRow, Sample};
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout},
+    style::{Color, Modifier, Style},
+    text::Line,
+    widgets::{Cell, Paragraph, Row, Table},
+};
+
+/// Cells of the longest bar.
+const BAR_CELLS: usize = 20;
+/// The columns, as tables of other commands name theirs: `#` for numbers.
+pub(super) const HEADINGS: [&str; 8] =
+    ["backend", "state", "#conns", "#calls/s", "#in flight", "#failures", "#share", "~"];
+const WIDTHS: [u16; 8] = [26, 9, 7, 9, 10, 9, 8, 20];
+
+/// What is drawn.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) sample: Sample,
+    /// Rows that are above the screen.
+    pub(super) scroll: usize,
+    pub(super) is_paused: bool,
+}
+
+/// A backend's row as text.
+pub(super) fn cells(row: &BackendRow) -> Vec<String> {
+    vec![
+        row.address.to_string(),
+        row.state.to_owned(),
+        row.connections.to_string(),
+        format!("{:.1}", row.calls_per_s),
+        row.in_flight.to_string(),
+        row.failures.to_string(),
+        format!("{:.1} %", row.share * 100.0),
+        bar(row.share),
+    ]
+}
+
+/// A bar, to an eighth of a cell.
+fn bar(share: f64) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a number from 0 to 8 times the cells of a bar"
+    )]
+    let eighths = (share.clamp(0.0, 1.0) * (BAR_CELLS * 8) as f64).round() as usize;
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+// === impl View ===
+
+impl View {
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
+        let [head, body, foot] =
+            Layout::vertical([Constraint::Length(2), Constraint::Min(1), Constraint::Length(1)])
+                .areas(frame.area());
+        let bold = Style::new().add_modifier(Modifier::BOLD);
+        let summary = if self.sample.services.is_empty() && self.sample.seconds == 0.0 {
+            "reading".to_owned()
+        } else {
+            self.sample.summary()
+        };
+        frame.render_widget(Paragraph::new(Line::styled(summary, bold)), head);
+        let rows = self.rows();
+        let last = rows.len().saturating_sub(usize::from(body.height.saturating_sub(1)));
+        self.scroll = self.scroll.min(last);
+        let heading = |text: &&str| {
+            let shown = text.trim_start_matches(['#', '~']).to_uppercase();
+            aligned(text, shown)
+        };
+        let headings = Row::new(HEADINGS.iter().map(heading).collect::<Vec<_>>());
+        let table = Table::new(rows.into_iter().skip(self.scroll), WIDTHS.map(Constraint::Length))
+            .header(headings.style(Style::new().add_modifier(Modifier::DIM)));
+        frame.render_widget(table, body);
+        let keys = if self.is_paused {
+            "paused; p goes on, q quits"
+        } else {
+            "arrows scroll, p pauses, q quits"
+        };
+        let dim = Style::new().add_modifier(Modifier::DIM);
+        frame.render_widget(Paragraph::new(Line::styled(keys, dim)), foot);
+    }
+
+    fn rows(&self) -> Vec<Row<'static>> {
+        let mut rows = Vec::new();
+        for service in &self.sample.services {
+            let bold = Style::new().add_modifier(Modifier::BOLD);
+            rows.push(Row::new([service.name.clone()]).style(bold));
+            for backend in &service.backends {
+                let cells = HEADINGS.iter().zip(cells(backend));
+                let cells: Vec<_> = cells.map(|(heading, text)| aligned(heading, text)).collect();
+                let colour = match backend.state {
+                    "active" => Color::Reset,
+                    _ => Color::Yellow,
+                };
+                rows.push(Row::new(cells).style(Style::new().fg(colour)));
+            }
+        }
+        rows
+    }
+}
+
+fn aligned(heading: &str, text: String) -> Cell<'static> {
+    let line = Line::from(text);
+    if heading.starts_with('#') {
+        Cell::from(line.right_aligned())
+    } else if heading.starts_with('~') {
+        Cell::from(line.style(Style::new().fg(Color::Cyan)))
+    } else {
+        Cell::from(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::readings::tests::sample, *};
+    use ratatui::{Terminal, backend::TestBackend};
+
+    fn drawn(view: &mut View, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(110, height)).unwrap();
+        terminal.draw(|frame| view.draw(frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn shares_are_drawn_as_bars() {
+        let mut view = View { sample: sample(), ..View::default() };
+        let screen = drawn(&mut view, 12);
+        for part in
+            ["payments", "10.0.0.1:50051", "75.0 %", "███████████████", "draining", "3 moves begun"]
+        {
+            assert!(screen.contains(part), "{part} in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn scrolling_ends_where_the_rows_end() {
+        let mut view = View { sample: sample(), scroll: 99, is_paused: true };
+        let screen = drawn(&mut view, 6);
+        assert_eq!(view.scroll, 1, "three rows on two lines");
+        assert!(screen.contains("paused") && !screen.contains("payments"), "{screen}");
+        assert!(drawn(&mut View::default(), 6).contains("reading"));
+    }
+}
