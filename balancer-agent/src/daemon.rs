@@ -38,7 +38,10 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
 
 /// Events that wait for the core at most; sources wait beyond that.
 const EVENTS_MAX: usize = 1_024;
@@ -82,11 +85,12 @@ struct Daemon {
     reload_replies: Vec<oneshot::Sender<Answer>>,
 }
 
-/// Runs until SIGTERM or SIGINT. Programs and maps stay when it ends, however it ends.
+/// Runs until SIGTERM or SIGINT. Programs and maps stay when it ends, however it ends. Commands and
+/// scrapes are answered on the runtime `answers`, so that they do not hold changes up.
 ///
 /// # Errors
 /// What kept it from starting, with cause and hint. After that nothing stops it.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub async fn run(options: Options, answers: &Handle) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("listen for signals")?;
     let (source, file) = FileSource::new(&options.config)?;
     let (updates, mut file_updates) = mpsc::channel(1);
@@ -105,7 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let maps = started.open_maps(&options)?;
     let (asks, mut pending_asks) = mpsc::channel(http::ASKS_MAX);
-    http::start(config.http, asks, dns_health.clone(), maps);
+    http::start(answers, config.http, asks, dns_health.clone(), maps);
 
     let mut cgroups = pods::watch_cgroups(&options)?;
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
@@ -121,8 +125,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
     // Last: whoever sees the socket finds an agent that is ready.
     let socket = admin::socket_path(&daemon.options.runtime);
-    let server = Server::bind(&socket, daemon.options.pins.clone()).await?;
-    tokio::spawn(server.serve(calls));
+    let pins = daemon.options.pins.clone();
+    let server = answers.spawn(async move { Server::bind(&socket, pins).await }).await??;
+    answers.spawn(server.serve(calls));
     tracing::info!(self_test = daemon.self_test.passed, "ready");
 
     let mut sweep = tokio::time::interval(SWEEP);

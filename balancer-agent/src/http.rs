@@ -36,6 +36,7 @@ use std::{
 };
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     sync::{mpsc, oneshot},
 };
 use view::{KernelView, View};
@@ -64,15 +65,21 @@ struct Observer {
     turn: tokio::sync::Mutex<()>,
 }
 
-/// Serves until the runtime ends, if the settings say where. An address that cannot be had is told
+/// Serves on `runtime` until it ends, if the settings say where. An address that cannot be had is told
 /// of and tried again: nobody's connections depend on it.
-pub fn start(settings: HttpSettings, asks: mpsc::Sender<Ask>, dns: DnsHealth, maps: Maps) {
+pub fn start(
+    runtime: &Handle,
+    settings: HttpSettings,
+    asks: mpsc::Sender<Ask>,
+    dns: DnsHealth,
+    maps: Maps,
+) {
     let Some(address) = settings.listen else {
         return;
     };
     let mut reader = KernelReader::new(maps);
     let observer = Observer::new(settings, asks, dns, Box::new(move |max| reader.read(max)));
-    tokio::spawn(async move {
+    runtime.spawn(async move {
         // The first look tells where the counting of services starts.
         observer.kernel().await;
         let listener = bind(address).await;

@@ -6,8 +6,16 @@ use super::{
 };
 use crate::daemon::{self, Options};
 use anyhow::Context;
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 use tracing_subscriber::EnvFilter;
+
+/// Threads of each runtime for what blocks: files, scrapes and sockets of pods.
+const BLOCKING_THREADS_MAX: usize = 4;
+/// How long a scrape that reads the maps is waited for at the end.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<Exit> {
     start_log(run)?;
@@ -17,14 +25,22 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<Exit> {
         cgroup: global.cgroup()?,
         runtime: global.runtime_dir.clone(),
     };
-    // One thread decides and writes; a second one is enough for files, DNS and commands.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(4)
+    // One thread hears, decides and writes: handing changes from thread to thread costs more than
+    // most changes do. Another one answers commands and scrapes meanwhile.
+    let answers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()
+        .context("start the async runtime of the answers")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(daemon::run(options))?;
+    let result = runtime.block_on(daemon::run(options, answers.handle()));
+    answers.shutdown_timeout(SHUTDOWN_PATIENCE);
+    result?;
     Ok(Exit::Ok)
 }
 

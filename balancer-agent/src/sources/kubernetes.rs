@@ -9,8 +9,10 @@ mod farewells;
 mod guard;
 mod health;
 mod intern;
+mod pace;
 pub mod pods;
 mod rank;
+mod slice;
 mod trigger;
 mod watch;
 
@@ -28,7 +30,7 @@ use crate::core::{
     model::Behaviour,
 };
 use farewells::{Farewells, Namespaces};
-use guard::{Guarded, Unreadable};
+use guard::Guarded;
 use intern::Interner;
 use k8s_openapi::api::{
     core::v1::{Node, Service},
@@ -38,7 +40,7 @@ use kube::{
     Api, Client, Resource,
     runtime::watcher::{self, DefaultBackoff},
 };
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::{
     sync::{mpsc, watch as channel},
     task::JoinSet,
@@ -49,8 +51,6 @@ use watch::Watched;
 
 /// Objects that wait for discovery at most; watches wait beyond that.
 const TOLD_MAX: usize = 1_024;
-/// How long changes are gathered before they are told: a rolling update comes in bursts.
-const GATHERING: Duration = Duration::from_millis(5);
 /// Most objects that one list request brings. A slice has up to 100 endpoints, some 50 KB of JSON.
 const PAGE_OBJECTS: u32 = 200;
 
@@ -59,7 +59,8 @@ const PAGE_OBJECTS: u32 = 200;
 pub struct Update {
     /// What the core is to know, in order.
     pub events: Vec<Event>,
-    /// When the first change of the batch arrived.
+    /// When the first change of the batch arrived, or somewhat earlier: while a watch gathers changes
+    /// it does not know when each came.
     pub arrived_at: Instant,
     /// This node's place among all Nodes, with the first update, if that was asked for and is known.
     pub node_rank: Option<u32>,
@@ -78,6 +79,9 @@ pub struct KubernetesSource {
     pauses: Pauses,
     ranking: bool,
 }
+
+/// What watches tell, with the earliest time at which it can have arrived.
+type Timed = (Instant, Told);
 
 /// What watches tell.
 enum Told {
@@ -159,16 +163,9 @@ impl KubernetesSource {
                 () = tokio::time::sleep_until(expiry), if discovery.next_at().is_some() => {}
                 () = updates.closed() => return,
             }
-            let arrived_at = Instant::now();
-            if discovery.is_synced() && !batch.is_empty() {
-                tokio::time::sleep(GATHERING).await;
-                while batch.len() < TOLD_MAX {
-                    let Ok(more) = inbox.try_recv() else { break };
-                    batch.push(more);
-                }
-            }
+            let arrived_at = batch.iter().map(|told| told.0).min().unwrap_or_else(Instant::now);
             let mut triggers = Triggers::default();
-            batch.drain(..).for_each(|told| told.take_in(&mut discovery, &mut triggers));
+            batch.drain(..).for_each(|(_, told)| told.take_in(&mut discovery, &mut triggers));
             let events = discovery.settle(started_at.elapsed());
             let triggered_at = triggers.of(&events);
             for problem in discovery.take_news() {
@@ -198,7 +195,7 @@ impl KubernetesSource {
     fn follow_pods(
         &self,
         watches: &mut JoinSet<()>,
-        told: mpsc::Sender<Told>,
+        told: mpsc::Sender<Timed>,
     ) -> channel::Sender<Namespaces> {
         let (sender, namespaces) = channel::channel(Namespaces::new());
         if self.rules.watch_pods {
@@ -257,20 +254,21 @@ fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_OBJECTS).labels(&format!("!{}", convert::PROXY_NAME))
 }
 
-fn unreadable<T>(unreadable: &Unreadable) -> Observed<T> {
-    let cause = format!("it cannot be read: {}", convert::excerpt(&unreadable.error));
+fn unreadable<K: Resource, T>(object: &K, error: &str) -> Observed<T> {
+    let cause = format!("it cannot be read: {}", convert::excerpt(error));
     let fix = "apply the object anew";
-    let object = Err(convert::malformed(&unreadable.metadata, "object", cause, fix));
-    Observed { version: convert::version(&unreadable.metadata), object }
+    let metadata = object.meta();
+    let malformed = convert::malformed(metadata, "object", cause, fix);
+    Observed { version: convert::version(metadata), object: Err(malformed) }
 }
 
-async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Told>) {
-    let read = |guarded: &Guarded<Service>| match &guarded.0 {
+async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Timed>) {
+    let read = |guarded: &Guarded<Service>| match guarded.read() {
         Ok(service) => Observed {
-            version: convert::version(&service.metadata),
-            object: convert::service(service),
+            version: convert::version(guarded.meta()),
+            object: convert::service(&service),
         },
-        Err(error) => unreadable(error),
+        Err(error) => unreadable(guarded, &error),
     };
     let message = |event| match event {
         watcher::Event::Init => Message::ListBegins,
@@ -279,17 +277,17 @@ async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Told>) {
         watcher::Event::Apply(object) => Message::Applied(read(&object)),
         watcher::Event::Delete(object) => deleted(&object),
     };
-    watched.run(told, |event| Some(Told::Service(message(event)))).await;
+    watched.run(told, |event, at| Some((at, Told::Service(message(event))))).await;
 }
 
-async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Told>) {
+async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Timed>) {
     let mut interner = Interner::default();
     // A slice that belongs to no Service (any more) is as good as gone.
-    let mut read = |guarded: &Guarded<EndpointSlice>| match &guarded.0 {
-        Ok(slice) => convert::slice(slice, &mut interner)
+    let mut read = |guarded: &Guarded<EndpointSlice>| match guarded.read() {
+        Ok(slice) => convert::slice(guarded.meta(), &slice, &mut interner)
             .transpose()
-            .map(|object| Observed { version: convert::version(&slice.metadata), object }),
-        Err(error) => Some(unreadable(error)),
+            .map(|object| Observed { version: convert::version(guarded.meta()), object }),
+        Err(error) => Some(unreadable(guarded, &error)),
     };
     let mut message = |event| match event {
         watcher::Event::Init => Some(Message::ListBegins),
@@ -301,25 +299,25 @@ async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Told>)
         watcher::Event::Delete(object) => Some(deleted(&object)),
     };
     let health = watched.health.clone();
-    let told_of = |event: watcher::Event<Guarded<EndpointSlice>>| {
+    let told_of = |event: watcher::Event<Guarded<EndpointSlice>>, at| {
         // Lists tell of what is, however long it has been so.
         let triggered_at = match &event {
             watcher::Event::Apply(object) => trigger::read(object.meta(), &health),
             _ => None,
         };
-        Some(Told::Slice(message(event)?, triggered_at))
+        Some((at, Told::Slice(message(event)?, triggered_at)))
     };
     watched.run(told, told_of).await;
 }
 
-async fn watch_node(watched: Watched<Node>, name: String, told: mpsc::Sender<Told>) {
+async fn watch_node(watched: Watched<Node>, name: String, told: mpsc::Sender<Timed>) {
     let mut listed = None;
     let is_own = |object: &Guarded<Node>| object.meta().name.as_deref() == Some(&*name);
     // An unreadable Node tells no zone.
     let read = |object: &Guarded<Node>| {
-        object.0.as_ref().map_or_else(|_| NodeObject::default(), convert::node)
+        object.read().map_or_else(|_| NodeObject::default(), |node| convert::node(&node))
     };
-    let message = |event| {
+    let message = |event, at| {
         let node = match event {
             watcher::Event::Init => {
                 listed = None;
@@ -336,7 +334,7 @@ async fn watch_node(watched: Watched<Node>, name: String, told: mpsc::Sender<Tol
             watcher::Event::Delete(object) if is_own(&object) => None,
             watcher::Event::Apply(_) | watcher::Event::Delete(_) => return None,
         };
-        Some(Told::Node(node))
+        Some((at, Told::Node(node)))
     };
     watched.run(told, message).await;
 }

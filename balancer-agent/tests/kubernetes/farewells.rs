@@ -122,9 +122,12 @@ async fn watches_come_and_go_with_the_namespaces_of_balanced_services() {
     cluster.server.apply(SERVICES, in_namespace(65));
     cluster.farewells.wait_for(|it| it.watches[0].scopes == 1).await;
     cluster.await_services(|it| it.count() == 65).await;
-    while cluster.server.asked(PODS, Verb::Watch).iter().all(|it| it.path != "/api/v1/pods") {
-        let count = cluster.server.asked(PODS, Verb::Watch).len();
-        cluster.server.await_asked(PODS, Verb::Watch, count + 1).await;
+    loop {
+        let asked = cluster.server.asked(PODS, Verb::Watch);
+        if asked.iter().any(|it| it.path == "/api/v1/pods") {
+            break;
+        }
+        cluster.server.await_asked(PODS, Verb::Watch, asked.len() + 1).await;
     }
     // One watch on all tells of every namespace.
     cluster.server.apply(super::server::SLICES, slice("s", "s-1", &[1]));

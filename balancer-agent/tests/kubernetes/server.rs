@@ -231,9 +231,9 @@ impl Stored {
     }
 }
 
-/// A line of a watch.
+/// A line of a watch. As Go writes it: `type` comes first.
 pub(super) fn event(type_: &str, object: &Value) -> String {
-    json!({"type": type_, "object": object}).to_string()
+    format!("{{\"type\":\"{type_}\",\"object\":{object}}}")
 }
 
 fn key(object: &Value) -> String {

@@ -2,16 +2,17 @@
 //! API server's validation should have refused is refused here too, with its field, cause and fix.
 #![expect(clippy::result_large_err, reason = "what is malformed is rare, and says all of itself")]
 
-use super::{annotation, intern::Interner};
+use super::{
+    annotation,
+    intern::Interner,
+    slice::{Endpoint, Named, Slice, Target},
+};
 use crate::core::discovery::{
     Fault, Malformed, NodeObject, ObjectKey, PodKey, Readiness, ServiceKind, ServiceObject,
     ServicePort, SliceEndpoint, SliceObject, SlicePort, Version,
 };
 use k8s_openapi::{
-    api::{
-        core::v1::{Node, ObjectReference, Service, ServicePort as ApiPort, ServiceSpec},
-        discovery::v1::{Endpoint, EndpointSlice},
-    },
+    api::core::v1::{Node, Service, ServicePort as ApiPort, ServiceSpec},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
@@ -185,14 +186,14 @@ fn affinity(spec: &ServiceSpec, faults: &mut Faults) -> Option<NonZeroU32> {
 
 /// What is kept of a slice; `None` if it belongs to no Service or has no IP addresses.
 pub(super) fn slice(
-    slice: &EndpointSlice,
+    metadata: &ObjectMeta,
+    slice: &Slice<'_>,
     interner: &mut Interner,
 ) -> Result<Option<SliceObject>, Malformed> {
-    let metadata = &slice.metadata;
     let labels = metadata.labels.as_ref();
     let owner = labels.and_then(|labels| labels.get(SERVICE_NAME)).filter(|name| !name.is_empty());
     let foreign = labels.is_some_and(|labels| labels.contains_key(PROXY_NAME));
-    let v6 = match slice.address_type.as_str() {
+    let v6 = match slice.address_type.as_deref().unwrap_or_default() {
         "IPv4" => false,
         "IPv6" => true,
         "FQDN" => return Ok(None),
@@ -205,15 +206,16 @@ pub(super) fn slice(
         return Ok(None);
     };
     let key = check_key(metadata)?;
-    let count = slice.endpoints.len();
+    let written = slice.endpoints.as_deref().unwrap_or_default();
+    let count = written.len();
     if count > ENDPOINTS_MAX {
         let cause = format!("{count} endpoints are more than the {ENDPOINTS_MAX} of one slice");
         return Err(malformed(metadata, "endpoints", cause, "split it into several slices"));
     }
     let mut faults = Faults::default();
-    let ports = slice_ports(slice, interner)?;
+    let ports = slice_ports(metadata, slice, interner)?;
     let mut endpoints = Vec::with_capacity(count);
-    for (index, it) in slice.endpoints.iter().enumerate() {
+    for (index, it) in written.iter().enumerate() {
         match endpoint(it, v6, interner) {
             Ok(endpoint) => endpoints.push(endpoint),
             Err(cause) => {
@@ -233,10 +235,10 @@ pub(super) fn slice(
 }
 
 fn slice_ports(
-    slice: &EndpointSlice,
+    metadata: &ObjectMeta,
+    slice: &Slice<'_>,
     interner: &mut Interner,
 ) -> Result<Box<[SlicePort]>, Malformed> {
-    let metadata = &slice.metadata;
     let written = slice.ports.as_deref().unwrap_or_default();
     if written.len() > PORTS_MAX {
         let cause = format!("{} ports are more than the {PORTS_MAX} of one slice", written.len());
@@ -245,7 +247,7 @@ fn slice_ports(
     let mut ports = Vec::new();
     for (index, port) in written.iter().enumerate() {
         // A port without a number stands for all ports, which is no Service's.
-        let (true, Some(number)) = (is_tcp(port.protocol.as_deref()), port.port) else {
+        let (true, Some(number)) = (is_tcp(port.protocol.as_deref()), port.number) else {
             continue;
         };
         let Some(number) = dialled(number) else {
@@ -263,15 +265,15 @@ fn slice_ports(
 }
 
 fn endpoint(
-    endpoint: &Endpoint,
+    endpoint: &Endpoint<'_>,
     v6: bool,
     interner: &mut Interner,
 ) -> Result<SliceEndpoint, String> {
     // "No semantics are defined for additional addresses beyond the first, and kube-proxy does not
     // look at them" (discovery.k8s.io/v1).
-    let written = endpoint.addresses.first().ok_or("there is no address")?;
+    let written = endpoint.addresses.iter().flatten().next().ok_or("there is no address")?;
     let address = address(written, Some(v6))?;
-    let conditions = endpoint.conditions.clone().unwrap_or_default();
+    let conditions = endpoint.conditions.unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
     let serving = conditions.serving.unwrap_or(true);
     let readiness = match (conditions.terminating.unwrap_or(false), ready, serving) {
@@ -289,13 +291,17 @@ fn endpoint(
         readiness,
         pod: endpoint.target_ref.as_ref().and_then(pod),
         node: endpoint.node_name.as_deref().map(|name| interner.get(name)),
-        zones: zones.map(|zones| interner.list(zones.iter().map(|zone| zone.name.as_str()))),
-        nodes: nodes.map(|nodes| interner.list(nodes.iter().map(|node| node.name.as_str()))),
+        zones: zones.map(|zones| interner.list(names(zones))),
+        nodes: nodes.map(|nodes| interner.list(names(nodes))),
     })
 }
 
+fn names<'t>(named: &'t [Named<'_>]) -> impl Iterator<Item = &'t str> {
+    named.iter().map(|it| &*it.name)
+}
+
 /// The pod that an endpoint is.
-fn pod(target: &ObjectReference) -> Option<PodKey> {
+fn pod(target: &Target<'_>) -> Option<PodKey> {
     let is_pod = target.kind.as_deref() == Some("Pod");
     PodKey::new(target.uid.as_deref()?).filter(|_| is_pod)
 }

@@ -6,7 +6,7 @@
 //! until its slice says the same.
 
 use super::{
-    Pauses, Told,
+    Pauses, Timed, Told,
     health::{Kind, KubernetesHealth},
 };
 use crate::core::discovery::{Farewell, PodKey};
@@ -25,6 +25,7 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
+    time::Instant,
 };
 
 /// Most namespaces that have a watch of their own; beyond that, one watch is on all of them.
@@ -66,7 +67,7 @@ impl Farewells {
     pub(super) async fn run(
         self,
         mut namespaces: watch::Receiver<Namespaces>,
-        told: mpsc::Sender<Told>,
+        told: mpsc::Sender<Timed>,
     ) {
         let (reports, mut reported) = mpsc::channel(NAMESPACES_MAX);
         let mut running = Running::default();
@@ -94,7 +95,7 @@ impl Farewells {
     }
 
     /// Watches one scope, over and over.
-    async fn follow(self, scope: Scope, told: mpsc::Sender<Told>, reports: mpsc::Sender<Report>) {
+    async fn follow(self, scope: Scope, told: mpsc::Sender<Timed>, reports: mpsc::Sender<Report>) {
         let api: Api<Pod> = match &scope {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
@@ -125,7 +126,7 @@ impl Farewells {
         scope: &Scope,
         api: &Api<Pod>,
         version: &mut Option<String>,
-        told: &mpsc::Sender<Told>,
+        told: &mpsc::Sender<Timed>,
         reports: &mpsc::Sender<Report>,
     ) -> Result<(), kube::Error> {
         let is_new = version.is_none();
@@ -157,7 +158,8 @@ impl Farewells {
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
             };
             self.health.note_event(Kind::Farewells);
-            let message = farewell.and_then(|farewell| Some(Told::Pod(key(&metadata)?, farewell)));
+            let told_of = |farewell| Some((Instant::now(), Told::Pod(key(&metadata)?, farewell)));
+            let message = farewell.and_then(told_of);
             if let Some(message) = message
                 && told.send(message).await.is_err()
             {

@@ -148,9 +148,9 @@ fn picture(pods: &Kept<PodObject>, namespaces: &Kept<bool>) -> NodePods {
 
 async fn watch_pods(watched: Watched<Pod>, told: mpsc::Sender<Message>) {
     let read = |guarded: &Guarded<Pod>| {
-        let read = match &guarded.0 {
-            Ok(pod) => object::pod(pod),
-            Err(unreadable) => Err(format!("a Pod cannot be read: {}", unreadable.error)),
+        let read = match guarded.read() {
+            Ok(pod) => object::pod(&pod),
+            Err(error) => Err(format!("a Pod cannot be read: {error}")),
         };
         let Read { kept, fault } = read.inspect_err(|error| tracing::warn!("{error}")).ok()?;
         warn(fault.as_deref());
@@ -158,19 +158,19 @@ async fn watch_pods(watched: Watched<Pod>, told: mpsc::Sender<Message>) {
     };
     // Its name may be a successor's already.
     let uid = |guarded: &Guarded<Pod>| guarded.meta().uid.clone();
-    let step = |event| Some(Message::Pod(step(event, read, uid)?));
+    let step = |event, _| Some(Message::Pod(step(event, read, uid)?));
     watched.run(told, step).await;
 }
 
 async fn watch_namespaces(watched: Watched<Namespace>, told: mpsc::Sender<Message>) {
     let read = |guarded: &Guarded<Namespace>| {
-        let namespace = guarded.0.as_ref().ok()?;
-        let Read { kept: (_, opted_out), fault } = object::namespace(namespace)?;
+        let namespace = guarded.read().ok()?;
+        let Read { kept: (_, opted_out), fault } = object::namespace(&namespace)?;
         warn(fault.as_deref());
         Some(opted_out)
     };
     let name = |guarded: &Guarded<Namespace>| guarded.meta().name.clone();
-    let step = |event| Some(Message::Namespace(step(event, read, name)?));
+    let step = |event, _| Some(Message::Namespace(step(event, read, name)?));
     watched.run(told, step).await;
 }
 

@@ -7,8 +7,8 @@
 use super::{
     guard::Guarded,
     health::{Kind, KubernetesHealth},
+    pace::Paced,
 };
-use futures_util::StreamExt;
 use kube::{
     Api, Resource,
     runtime::{
@@ -16,9 +16,8 @@ use kube::{
         watcher::{self, Error, Event},
     },
 };
-use serde::de::DeserializeOwned;
 use std::{fmt::Debug, pin::pin};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// Makes the pauses between tries.
 pub type Pauses = fn() -> Box<dyn Backoff>;
@@ -36,19 +35,21 @@ pub(super) struct Watched<K> {
 
 impl<K> Watched<K>
 where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Resource + Clone + Debug + Send + 'static,
 {
-    /// Tells what `read` makes of every event, until nobody listens any more.
+    /// Tells what `read` makes of every event and of the earliest time at which it can have arrived,
+    /// until nobody listens any more.
     pub(super) async fn run<M>(
         self,
         told: mpsc::Sender<M>,
-        mut read: impl FnMut(Event<Guarded<K>>) -> Option<M>,
+        mut read: impl FnMut(Event<Guarded<K>>, Instant) -> Option<M>,
     ) {
         let Self { kind, api, config, health, pauses } = self;
         let mut pauses = pauses();
         loop {
-            let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
-            while let Some(event) = stream.next().await {
+            let stream = pin!(watcher::watcher(api.clone(), config.clone()));
+            let mut events = Paced::new(stream);
+            while let Some(event) = events.next().await {
                 let error = match event {
                     Ok(event) => {
                         // A list that is about to be asked for is no sign of life.
@@ -56,7 +57,7 @@ where
                             health.note_event(kind);
                         }
                         let listed = matches!(event, Event::InitDone);
-                        if let Some(message) = read(event)
+                        if let Some(message) = read(event, events.since())
                             && told.send(message).await.is_err()
                         {
                             return;
