@@ -4,6 +4,7 @@
 //! the pods in namespaces of their own behind its bridge, with cgroups below its cgroup.
 
 pub mod background;
+mod briefly;
 pub mod caller;
 pub mod certificates;
 pub mod cgroup_name;

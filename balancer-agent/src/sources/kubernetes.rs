@@ -10,6 +10,7 @@ mod guard;
 mod health;
 mod intern;
 mod pace;
+mod patience;
 pub mod pods;
 mod rank;
 mod slice;
@@ -19,7 +20,7 @@ mod watch;
 pub use access::{AccessError, client};
 pub use annotation::ANNOTATIONS;
 pub use health::{Kind, KubernetesHealth, KubernetesReport, WatchHealth};
-pub use watch::Pauses;
+pub use patience::Pauses;
 
 use crate::core::{
     discovery::{
@@ -36,10 +37,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{
-    Api, Client, Resource,
-    runtime::watcher::{self, DefaultBackoff},
-};
+use kube::{Api, Client, Resource, runtime::watcher};
 use std::time::SystemTime;
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -98,7 +96,7 @@ impl KubernetesSource {
     /// A source that reads from `client`'s cluster. `defaults` take the place of those in `rules`
     /// whenever they change.
     pub fn new(client: Client, rules: Rules, defaults: channel::Receiver<Behaviour>) -> Self {
-        let pauses: Pauses = || Box::new(DefaultBackoff::default());
+        let pauses = patience::DEFAULT;
         let health = KubernetesHealth::default();
         let farewells = KubernetesHealth::of(Kind::OF_FAREWELLS);
         Self { client, rules, defaults, health, farewells, pauses, ranking: false }

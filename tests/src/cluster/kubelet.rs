@@ -7,6 +7,7 @@ mod status;
 
 use self::life::{Life, Wanted};
 use super::{
+    briefly::Briefly,
     network::Network,
     node::Node,
     sandbox::{Plan, Sandbox},
@@ -151,7 +152,7 @@ impl Drop for Kubelet {
 impl Loop {
     async fn run(mut self) {
         let pods: Api<Pod> = Api::all(self.client.clone());
-        let events = watcher::watcher(pods, watcher::Config::default()).default_backoff();
+        let events = watcher::watcher(pods, watcher::Config::default()).backoff(Briefly);
         let mut events = std::pin::pin!(events);
         let mut listed = BTreeSet::new();
         loop {

@@ -1,6 +1,9 @@
 //! The objects that tests make, change and wait for.
 
-use super::workload::{ECHO_IMAGE, IDLE_IMAGE};
+use super::{
+    briefly::Briefly,
+    workload::{ECHO_IMAGE, IDLE_IMAGE},
+};
 use anyhow::{Context, bail};
 use futures_util::StreamExt;
 use k8s_openapi::api::{
@@ -168,7 +171,7 @@ where
 {
     let api: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
     let config = watcher::Config::default().labels(labels);
-    let mut events = pin!(watcher::watcher(api, config).default_backoff());
+    let mut events = pin!(watcher::watcher(api, config).backoff(Briefly));
     let mut objects = BTreeMap::new();
     let mut is_listed = false;
     let follow = async {

@@ -6,8 +6,9 @@
 //! until its slice says the same.
 
 use super::{
-    Pauses, Timed, Told,
+    Timed, Told,
     health::{Kind, KubernetesHealth},
+    patience::{Patience, Pauses},
 };
 use crate::core::discovery::{Farewell, PodKey};
 use futures_util::{StreamExt, TryStreamExt};
@@ -100,7 +101,7 @@ impl Farewells {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        let mut pauses = (self.pauses)();
+        let mut patience = Patience::new(self.pauses);
         let mut version = None;
         loop {
             let error = match self.watch(&scope, &api, &mut version, &told, &reports).await {
@@ -113,9 +114,10 @@ impl Farewells {
             if matches!(error, kube::Error::Api(_)) {
                 version = None;
             }
+            let pause = patience.after(&error);
             // Whoever reads them ends all watches when it ends.
             let _ = reports.send((scope.clone(), Err(error))).await;
-            tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            tokio::time::sleep(pause).await;
             self.health.note_restart(Kind::Farewells);
         }
     }

@@ -4,9 +4,9 @@
 //! yet must not lose what an earlier agent knew of it.
 
 use super::{
-    Pauses,
     guard::Guarded,
     health::{Kind, KubernetesHealth},
+    patience::{self, Pauses},
     watch::Watched,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
     Api, Client, Resource,
-    runtime::watcher::{self, DefaultBackoff, Event},
+    runtime::watcher::{self, Event},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,9 +72,8 @@ struct Kept<T> {
 impl PodsSource {
     /// A source for the pods of a node.
     pub fn new(client: Client, node_name: &str) -> Self {
-        let pauses: Pauses = || Box::new(DefaultBackoff::default());
         let health = KubernetesHealth::of(Kind::OF_PODS);
-        Self { client, node_name: node_name.to_owned(), health, pauses }
+        Self { client, node_name: node_name.to_owned(), health, pauses: patience::DEFAULT }
     }
 
     /// The same with other pauses between tries.

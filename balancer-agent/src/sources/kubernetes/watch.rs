@@ -8,19 +8,14 @@ use super::{
     guard::Guarded,
     health::{Kind, KubernetesHealth},
     pace::Paced,
+    patience::{Patience, Pauses},
 };
 use kube::{
     Api, Resource,
-    runtime::{
-        utils::Backoff,
-        watcher::{self, Error, Event},
-    },
+    runtime::watcher::{self, Error, Event},
 };
 use std::{fmt::Debug, pin::pin};
 use tokio::{sync::mpsc, time::Instant};
-
-/// Makes the pauses between tries.
-pub type Pauses = fn() -> Box<dyn Backoff>;
 
 /// A kind to be watched.
 pub(super) struct Watched<K> {
@@ -45,7 +40,7 @@ where
         mut read: impl FnMut(Event<Guarded<K>>, Instant) -> Option<M>,
     ) {
         let Self { kind, api, config, health, pauses } = self;
-        let mut pauses = pauses();
+        let mut patience = Patience::new(pauses);
         loop {
             let stream = pin!(watcher::watcher(api.clone(), config.clone()));
             let mut events = Paced::new(stream);
@@ -77,7 +72,12 @@ where
                         "the Kubernetes API fails; what is known stays in force"
                     );
                 }
-                let pause = pauses.next().unwrap_or_default();
+                let pause = match &error {
+                    Error::InitialListFailed(cause)
+                    | Error::WatchStartFailed(cause)
+                    | Error::WatchFailed(cause) => patience.after(cause),
+                    Error::WatchError(_) | Error::NoResourceVersion => patience.after_answer(),
+                };
                 tokio::time::sleep(pause).await;
                 if begins_anew(&error) {
                     break;
