@@ -14,6 +14,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Threads of each runtime for what blocks: files, scrapes and sockets of pods.
 const BLOCKING_THREADS_MAX: usize = 4;
+/// What of kube's watchers is logged, unless the filter names them.
+const KUBE_FILTER: &str = "kube_runtime=error";
 /// How long a scrape that reads the maps is waited for at the end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -48,6 +50,13 @@ fn start_log(run: &Run) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&run.log_filter).with_context(|| {
         format!("--log-filter `{}`; hint: use a level such as `info` or `debug`", run.log_filter)
     })?;
+    // The agent tells of a watch that fails once; kube would tell of every try.
+    let filter = match KUBE_FILTER.parse() {
+        Ok(directive) if !run.log_filter.contains("kube_runtime") => {
+            filter.add_directive(directive)
+        }
+        _ => filter,
+    };
     let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)

@@ -30,12 +30,13 @@ use serde_json::json;
 use std::{collections::BTreeSet, fmt::Debug, path::PathBuf};
 
 /// The account, and where it is.
-const ACCOUNT: (&str, &str) = ("balancer-system", "balancer-agent");
+pub(crate) const ACCOUNT: (&str, &str) = ("balancer-system", "balancer-agent");
 /// What makes the account, in the order in which it is made.
-const KINDS: [&str; 4] = ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
+pub(crate) const KINDS: [&str; 4] =
+    ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
 
 /// Makes what the manifests say of the account, and gives its kubeconfig.
-fn account(scene: &Scene, kinds: &[&str]) -> PathBuf {
+pub(crate) fn account(scene: &Scene, kinds: &[&str]) -> PathBuf {
     let rendered = manifests::render(&deploy("base")).unwrap();
     let client = scene.client();
     scene.cluster.run(async {
@@ -49,12 +50,12 @@ fn account(scene: &Scene, kinds: &[&str]) -> PathBuf {
 }
 
 /// What the agent tells of its watches.
-fn report(status: &balancer_agent::admin::Status) -> KubernetesReport {
+pub(crate) fn report(status: &balancer_agent::admin::Status) -> KubernetesReport {
     serde_json::from_value(status.kubernetes.clone().unwrap()).unwrap()
 }
 
 /// Waits until every watch works, and tells of them.
-fn until_all_synced(agent: &Agent<'_>) -> KubernetesReport {
+pub(crate) fn until_all_synced(agent: &Agent<'_>) -> KubernetesReport {
     let kinds = [Kind::OF_SERVICES, Kind::OF_PODS, Kind::OF_FAREWELLS].concat().len();
     let all = |report: &KubernetesReport| {
         report.watches.len() == kinds && report.watches.iter().all(|it| it.synced)
@@ -117,6 +118,21 @@ fn an_account_without_rights_is_told_of_and_heals() {
         })
         .unwrap();
     assert_eq!(scene.states().unwrap().len(), 0);
+    // It is told once, however often it is tried.
+    agent
+        .until(|status| {
+            report(status).watches.iter().all(|watch| watch.errors >= 3 || watch.scopes == 0)
+        })
+        .unwrap();
+    let log = agent.log();
+    for kind in Kind::OF_SERVICES.iter().chain(Kind::OF_PODS) {
+        let of_kind = format!("kind=\"{}\"", kind.name());
+        let told = |line: &&str| line.contains("WARN") && line.contains(&of_kind);
+        assert_eq!(log.lines().filter(told).count(), 1, "{kind:?}: {log}");
+    }
+    let forbidden = |line: &&str| line.contains("WARN") && line.contains("forbidden");
+    let kinds = Kind::OF_SERVICES.len() + Kind::OF_PODS.len();
+    assert_eq!(log.lines().filter(forbidden).count(), kinds, "{log}");
     account(&scene, &KINDS[3..]);
     until_all_synced(&agent);
     scene.until_active(&agent, &scene.ready(2));
