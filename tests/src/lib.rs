@@ -15,5 +15,6 @@ pub mod flood;
 pub mod greeter;
 pub mod grpc;
 pub mod manifests;
+pub mod scrape;
 pub mod trouble;
 pub mod world;

@@ -19,8 +19,12 @@ mod patience;
 mod rights;
 #[path = "kubernetes/rolling.rs"]
 mod rolling;
+#[path = "kubernetes/rotation.rs"]
+mod rotation;
 #[path = "kubernetes/scene.rs"]
 mod scene;
+#[path = "kubernetes/told.rs"]
+mod told;
 #[path = "kubernetes/workloads.rs"]
 mod workloads;
 #[path = "kubernetes/zones.rs"]

@@ -61,16 +61,20 @@ impl Scene {
         self.cluster.client()
     }
 
-    /// Starts the agent of the first node with the rights of this kubeconfig.
-    pub(crate) fn agent_as(&self, kubeconfig: &Path) -> Agent<'_> {
-        let config = format!(
+    /// The configuration of the first node's agent, with the rights of this kubeconfig.
+    pub(crate) fn config(kubeconfig: &Path) -> String {
+        format!(
             "version: 1\n\
              limits: {{services: 16, backends: 256, frontends: 256, slots: 8192, \
              connections: 4096, pod-services: 256}}\n\
              kubernetes:\n  enabled: true\n  node-name: node-a\n  kubeconfig: {}\n",
             kubeconfig.display()
-        );
-        write_config(self.cluster.world(), &config).unwrap();
+        )
+    }
+
+    /// Starts the agent of the first node with the rights of this kubeconfig.
+    pub(crate) fn agent_as(&self, kubeconfig: &Path) -> Agent<'_> {
+        write_config(self.cluster.world(), &Self::config(kubeconfig)).unwrap();
         self.agent_again()
     }
 

@@ -3,21 +3,11 @@
 #![expect(clippy::float_cmp, reason = "small counts are exact")]
 
 use crate::scene::{FRONTEND, Scene, reach};
-use balancer_tests::{agent::Agent, capability};
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    time::Duration,
-};
+use balancer_tests::{agent::Agent, capability, scrape};
+use std::net::{SocketAddr, TcpListener};
 
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What the agent logs once it listens.
 const SERVING: &str = "serving /metrics";
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 fn with_http(config: &str, address: SocketAddr) -> String {
     format!("{config}http: {{listen: \"{address}\"}}\n")
@@ -25,21 +15,12 @@ fn with_http(config: &str, address: SocketAddr) -> String {
 
 /// Status code and body of a GET.
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    scrape::get(address, path).unwrap()
 }
 
 /// The value of a series.
 fn sample(address: SocketAddr, series: &str) -> f64 {
-    let (status, text) = get(address, "/metrics");
-    assert_eq!(status, 200, "{text}");
-    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value.unwrap_or_else(|| panic!("no {series} in:\n{text}")).parse().unwrap()
+    scrape::sample(address, series).unwrap()
 }
 
 fn is_serving(agent: &Agent<'_>) {
@@ -53,7 +34,7 @@ fn a_scrape_tells_what_connections_did() {
     }
     let scene = Scene::new("http", 2);
     let all = scene.addresses();
-    let address = free_address();
+    let address = scrape::free_address().unwrap();
     let agent = Agent::start(&scene.world, &with_http(&scene.config(), address)).unwrap();
     is_serving(&agent);
     assert_eq!(get(address, "/healthz"), (200, "ok\n".into()));

@@ -5,6 +5,7 @@ use crate::cluster::{
     node::Node,
     sandbox::{Plan, Sandbox},
 };
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 /// The status of a pod whose containers run.
@@ -48,12 +49,14 @@ pub(super) fn ended(plan: &Plan, sandbox: &Sandbox, node: &Node, exit_code: i32)
 
 fn conditions(is_ready: bool) -> Vec<Value> {
     let ready = if is_ready { "True" } else { "False" };
+    // The controller of EndpointSlices makes its trigger time of this; whole seconds, as kubelet's.
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     [
         ("PodScheduled", "True"),
         ("Initialized", "True"),
         ("ContainersReady", ready),
         ("Ready", ready),
     ]
-    .map(|(kind, status)| json!({"type": kind, "status": status}))
+    .map(|(kind, status)| json!({"type": kind, "status": status, "lastTransitionTime": now}))
     .into()
 }
