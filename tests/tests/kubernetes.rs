@@ -5,6 +5,8 @@
 mod control_plane;
 #[path = "kubernetes/discovery.rs"]
 mod discovery;
+#[path = "kubernetes/families.rs"]
+mod families;
 #[path = "kubernetes/farewells.rs"]
 mod farewells;
 #[path = "kubernetes/manifests.rs"]

@@ -1,18 +1,13 @@
 //! The agent against the real API server: what it discovers, follows, and keeps.
 
 use crate::scene::{SHOP, Scene};
-use balancer_common::backend::STATE_DRAINING;
-use balancer_tests::{
-    cluster::{
-        caller::Style,
-        objects::{self, ECHO_PORT, NAMESPACE},
-    },
-    grpc::client::EchoClient,
+use balancer_tests::cluster::{
+    caller::Style,
+    objects::{self, NAMESPACE},
 };
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::DeleteParams};
 use serde_json::json;
-use std::net::SocketAddr;
 
 #[test]
 fn a_service_is_discovered_and_followed_up_and_down() {
@@ -43,26 +38,13 @@ fn a_terminating_pod_drains() {
     let ready = scene.ready(3);
     scene.until_active(&agent, &ready);
     let client = scene.client();
-    let name = scene.pods().into_iter().next().unwrap();
-    let place = scene.cluster.kubelet().place(NAMESPACE, &name).unwrap();
-    let leaving = SocketAddr::from((place.addresses[0], ECHO_PORT));
-    // A call that the pod waits for within its grace period.
-    let call = scene.cluster.run(async {
-        let mut echo = EchoClient::connect(leaving).await.unwrap();
-        let call = echo.open(vec![7; 10_000], 1_000).await.unwrap();
-        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
-        pods.delete(&name, &DeleteParams::default()).await.unwrap();
-        (echo, call)
-    });
-    agent
-        .until(|_| scene.states().is_ok_and(|it| it.get(&leaving) == Some(&STATE_DRAINING)))
-        .unwrap();
+    let busy = scene.delete_busy();
+    let (name, leaving) = (busy.name.clone(), busy.address);
+    scene.until_draining(&agent, leaving);
     let reached = scene.reached(60);
     assert!(!reached.contains(&name), "{reached:?} and {name} drains");
     scene.cluster.run(async {
-        let (echo, mut call) = call;
-        while call.message().await.unwrap().is_some() {}
-        drop((call, echo));
+        busy.finish().await;
         objects::until::<Pod>(&client, "app=shop", |pods| !pods.contains_key(&name)).await.unwrap();
     });
     let remaining = scene.ready(3);

@@ -4,7 +4,7 @@
 use anyhow::{Context, ensure};
 use balancer_agent::datapath::{maps::Maps, reader::socket_address};
 use balancer_common::{
-    backend::{STATE_ACTIVE, STATE_GONE},
+    backend::{STATE_ACTIVE, STATE_DRAINING, STATE_GONE},
     reason::Reason,
 };
 use balancer_tests::{
@@ -17,8 +17,10 @@ use balancer_tests::{
         objects::{self, ECHO_PORT, NAMESPACE},
         version::Version,
     },
+    grpc::{client::EchoClient, echo::EchoReply},
 };
-use kube::Client;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, Client, api::DeleteParams};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +28,7 @@ use std::{
     path::Path,
     process::Command,
 };
+use tonic::Streaming;
 
 /// The name of the deployment and its service.
 pub(crate) const SHOP: &str = "shop";
@@ -127,6 +130,12 @@ impl Scene {
         waited.with_context(|| format!("{expected:?}, not {:?}", self.states())).unwrap();
     }
 
+    /// Waits until this backend keeps what it has and gets nothing new.
+    pub(crate) fn until_draining(&self, agent: &Agent<'_>, leaving: SocketAddr) {
+        let drains = |states: BTreeMap<_, _>| states.get(&leaving) == Some(&STATE_DRAINING);
+        agent.until(|_| self.states().is_ok_and(drains)).unwrap();
+    }
+
     /// The backends that take new connections.
     pub(crate) fn active(&self) -> anyhow::Result<BTreeSet<SocketAddr>> {
         let states = self.states()?;
@@ -137,7 +146,12 @@ impl Scene {
     /// The pods that answer calls to the service's address; each call is a new connection, and none
     /// may fail.
     pub(crate) fn reached(&self, calls: u64) -> BTreeSet<String> {
-        let caller = self.caller(vec![self.cluster_ip()], Style::Each);
+        self.reached_at(self.cluster_ip(), calls)
+    }
+
+    /// The same at another address.
+    pub(crate) fn reached_at(&self, target: SocketAddr, calls: u64) -> BTreeSet<String> {
+        let caller = self.caller(vec![target], Style::Each);
         caller.goes_on(calls).unwrap();
         let tally = caller.stop().unwrap();
         assert_eq!(tally.failures, BTreeMap::new(), "{tally:?}");
@@ -164,6 +178,21 @@ impl Scene {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Deletes one of the service's pods, which has a call to finish within its grace period.
+    pub(crate) fn delete_busy(&self) -> Leaving {
+        let name = self.pods().into_iter().next().unwrap();
+        let place = self.cluster.kubelet().place(NAMESPACE, &name).unwrap();
+        let address = SocketAddr::from((place.addresses[0], ECHO_PORT));
+        let pods: Api<Pod> = Api::namespaced(self.client(), NAMESPACE);
+        let (echo, call) = self.cluster.run(async {
+            let mut echo = EchoClient::connect(address).await.unwrap();
+            let call = echo.open(vec![7; 10_000], 1_000).await.unwrap();
+            pods.delete(&name, &DeleteParams::default()).await.unwrap();
+            (echo, call)
+        });
+        Leaving { name, address, echo, call }
+    }
+
     /// How often each outcome happened.
     pub(crate) fn reasons(&self) -> BTreeMap<Reason, u64> {
         Maps::open_loaded(self.cluster.world().pins()).unwrap().read_reasons().unwrap()
@@ -173,6 +202,24 @@ impl Scene {
     pub(crate) fn pods(&self) -> BTreeSet<String> {
         let client = self.client();
         self.cluster.run(objects::pods(&client, SHOP)).unwrap().into_iter().collect()
+    }
+}
+
+/// A pod that is being deleted, and a call that it finishes first.
+pub(crate) struct Leaving {
+    /// The pod's name.
+    pub(crate) name: String,
+    /// Where it was reached.
+    pub(crate) address: SocketAddr,
+    echo: EchoClient,
+    call: Streaming<EchoReply>,
+}
+
+impl Leaving {
+    /// Lets the call end.
+    pub(crate) async fn finish(mut self) {
+        while self.call.message().await.unwrap().is_some() {}
+        drop(self.echo);
     }
 }
 
