@@ -37,7 +37,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{Api, Client, Resource, runtime::watcher};
+use kube::{Client, Resource, runtime::watcher};
 use std::time::SystemTime;
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -45,7 +45,7 @@ use tokio::{
     time::Instant,
 };
 use trigger::Triggers;
-use watch::Watched;
+use watch::{Watched, Watches};
 
 /// Objects that wait for discovery at most; watches wait beyond that.
 const TOLD_MAX: usize = 1_024;
@@ -69,12 +69,10 @@ pub struct Update {
 /// The Kubernetes source, before it runs.
 #[derive(Clone)]
 pub struct KubernetesSource {
-    client: Client,
     rules: Rules,
     defaults: channel::Receiver<Behaviour>,
-    health: KubernetesHealth,
+    watches: Watches,
     farewells: KubernetesHealth,
-    pauses: Pauses,
     ranking: bool,
 }
 
@@ -96,16 +94,15 @@ impl KubernetesSource {
     /// A source that reads from `client`'s cluster. `defaults` take the place of those in `rules`
     /// whenever they change.
     pub fn new(client: Client, rules: Rules, defaults: channel::Receiver<Behaviour>) -> Self {
-        let pauses = patience::DEFAULT;
-        let health = KubernetesHealth::default();
+        let watches = Watches::of(client, Kind::OF_SERVICES);
         let farewells = KubernetesHealth::of(Kind::OF_FAREWELLS);
-        Self { client, rules, defaults, health, farewells, pauses, ranking: false }
+        Self { rules, defaults, watches, farewells, ranking: false }
     }
 
     /// The same with other pauses between tries.
     #[must_use]
     pub fn with_pauses(mut self, pauses: Pauses) -> Self {
-        self.pauses = pauses;
+        self.watches.pauses = pauses;
         self
     }
 
@@ -118,7 +115,7 @@ impl KubernetesSource {
 
     /// Reads the health of the source while it runs.
     pub fn health(&self) -> KubernetesHealth {
-        self.health.clone()
+        self.watches.health.clone()
     }
 
     /// Reads the health of the watches that tell which pods terminate. Nothing depends on them.
@@ -129,19 +126,20 @@ impl KubernetesSource {
     /// Watches and sends updates, until nobody receives them.
     pub async fn run(mut self, updates: mpsc::Sender<Update>) {
         let (told, mut inbox) = mpsc::channel(TOLD_MAX);
-        let mut watches = JoinSet::new();
-        watches.spawn(watch_services(self.watched(Kind::Services, config()), told.clone()));
-        watches.spawn(watch_slices(self.watched(Kind::EndpointSlices, config()), told.clone()));
+        let Watches { client, health, .. } = self.watches.clone();
+        let mut running = JoinSet::new();
+        running.spawn(watch_services(self.watches.on(Kind::Services, config()), told.clone()));
+        running.spawn(watch_slices(self.watches.on(Kind::EndpointSlices, config()), told.clone()));
         let name = format!("metadata.name={}", self.rules.node_name);
         let own = watcher::Config::default().fields(&name);
         let name = self.rules.node_name.to_string();
-        watches.spawn(watch_node(self.watched(Kind::Node, own), name, told.clone()));
-        let namespaces = self.follow_pods(&mut watches, told);
+        running.spawn(watch_node(self.watches.on(Kind::Node, own), name, told.clone()));
+        let namespaces = self.follow_pods(&mut running, told);
         let (problems, waiting) = mpsc::channel(complain::WAITING_MAX);
         let node = self.rules.node_name.to_string();
         let mut node_rank =
-            if self.ranking { rank::ask(self.client.clone(), &node).await } else { None };
-        watches.spawn(complain::run(self.client, node, waiting, self.health.clone()));
+            if self.ranking { rank::ask(client.clone(), &node).await } else { None };
+        running.spawn(complain::run(client, node, waiting, health.clone()));
         let started_at = Instant::now();
         let mut discovery = Discovery::new(self.rules);
         discovery.set_defaults(*self.defaults.borrow_and_update());
@@ -169,14 +167,14 @@ impl KubernetesSource {
             for problem in discovery.take_news() {
                 tracing::warn!("{problem}");
                 if problems.try_send(problem).is_err() {
-                    self.health.note_event_written(false);
+                    health.note_event_written(false);
                 }
             }
-            self.health.note_counts(discovery.counts());
+            health.note_counts(discovery.counts());
             tell_namespaces(&discovery, &namespaces);
             if discovery.revision() != revision {
                 revision = discovery.revision();
-                self.health.note_problems(discovery.problems());
+                health.note_problems(discovery.problems());
             }
             if events.is_empty() {
                 continue;
@@ -192,25 +190,15 @@ impl KubernetesSource {
     /// Starts to follow the pods of the namespaces that are sent.
     fn follow_pods(
         &self,
-        watches: &mut JoinSet<()>,
+        running: &mut JoinSet<()>,
         told: mpsc::Sender<Timed>,
     ) -> channel::Sender<Namespaces> {
         let (sender, namespaces) = channel::channel(Namespaces::new());
         if self.rules.watch_pods {
-            let (client, health) = (self.client.clone(), self.farewells.clone());
-            let farewells = Farewells { client, health, pauses: self.pauses };
-            watches.spawn(farewells.run(namespaces, told));
+            let watches = Watches { health: self.farewells.clone(), ..self.watches.clone() };
+            running.spawn(Farewells { watches }.run(namespaces, told));
         }
         sender
-    }
-
-    fn watched<K: Resource<DynamicType = ()>>(
-        &self,
-        kind: Kind,
-        config: watcher::Config,
-    ) -> Watched<K> {
-        let (health, pauses) = (self.health.clone(), self.pauses);
-        Watched { kind, api: Api::all(self.client.clone()), config, health, pauses }
     }
 }
 

@@ -8,13 +8,14 @@
 use super::{
     Timed, Told,
     health::{Kind, KubernetesHealth},
-    patience::{Patience, Pauses},
+    patience::Patience,
+    watch::Watches,
 };
 use crate::core::discovery::{Farewell, PodKey};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
-    Api, Client,
+    Api,
     api::{ListParams, WatchParams},
     core::WatchEvent,
 };
@@ -47,9 +48,7 @@ type Report = (Scope, Result<(), kube::Error>);
 /// The source, before it runs.
 #[derive(Clone)]
 pub(super) struct Farewells {
-    pub(super) client: Client,
-    pub(super) health: KubernetesHealth,
-    pub(super) pauses: Pauses,
+    pub(super) watches: Watches,
 }
 
 /// The watches that run.
@@ -72,23 +71,23 @@ impl Farewells {
     ) {
         let (reports, mut reported) = mpsc::channel(NAMESPACES_MAX);
         let mut running = Running::default();
-        self.health.note_scopes(Kind::Farewells, 0);
+        self.watches.health.note_scopes(Kind::Farewells, 0);
         loop {
             tokio::select! {
-                Some((scope, result)) = reported.recv() => running.take(scope, result, &self.health),
+                Some((scope, result)) = reported.recv() => running.take(scope, result, &self.watches.health),
                 changed = namespaces.changed() => {
                     if changed.is_err() {
                         return;
                     }
                     let is_wide = running.scopes.contains_key(&None);
                     let wanted = scopes(&namespaces.borrow_and_update(), is_wide);
-                    running.keep(&wanted, &self.health);
+                    running.keep(&wanted, &self.watches.health);
                     for scope in wanted {
                         let follow = self.clone().follow(scope.clone(), told.clone(), reports.clone());
                         let tasks = &mut running.tasks;
                         running.scopes.entry(scope).or_insert_with(|| tasks.spawn(follow));
                     }
-                    self.health.note_scopes(Kind::Farewells, running.scopes.len());
+                    self.watches.health.note_scopes(Kind::Farewells, running.scopes.len());
                 }
                 () = told.closed() => return,
             }
@@ -98,10 +97,10 @@ impl Farewells {
     /// Watches one scope, over and over.
     async fn follow(self, scope: Scope, told: mpsc::Sender<Timed>, reports: mpsc::Sender<Report>) {
         let api: Api<Pod> = match &scope {
-            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
-            None => Api::all(self.client.clone()),
+            Some(namespace) => Api::namespaced(self.watches.client.clone(), namespace),
+            None => Api::all(self.watches.client.clone()),
         };
-        let mut patience = Patience::new(self.pauses);
+        let mut patience = Patience::new(self.watches.pauses);
         let mut version = None;
         loop {
             let error = match self.watch(&scope, &api, &mut version, &told, &reports).await {
@@ -118,7 +117,7 @@ impl Farewells {
             // Whoever reads them ends all watches when it ends.
             let _ = reports.send((scope.clone(), Err(error))).await;
             tokio::time::sleep(pause).await;
-            self.health.note_restart(Kind::Farewells);
+            self.watches.health.note_restart(Kind::Farewells);
         }
     }
 
@@ -143,7 +142,7 @@ impl Farewells {
         let mut stream = pin!(api.watch_metadata(&WatchParams::default(), &from).await?.fuse());
         let _ = reports.send((scope.clone(), Ok(()))).await;
         if is_new {
-            self.health.note_list(Kind::Farewells);
+            self.watches.health.note_list(Kind::Farewells);
         }
         while let Some(event) = stream.try_next().await? {
             let (metadata, farewell) = match event {
@@ -154,12 +153,12 @@ impl Farewells {
                 WatchEvent::Deleted(pod) => (pod.metadata, Some(Farewell::Gone)),
                 WatchEvent::Bookmark(bookmark) => {
                     *version = Some(bookmark.metadata.resource_version);
-                    self.health.note_event(Kind::Farewells);
+                    self.watches.health.note_event(Kind::Farewells);
                     continue;
                 }
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
             };
-            self.health.note_event(Kind::Farewells);
+            self.watches.health.note_event(Kind::Farewells);
             let told_of = |farewell| Some((Instant::now(), Told::Pod(key(&metadata)?, farewell)));
             let message = farewell.and_then(told_of);
             if let Some(message) = message

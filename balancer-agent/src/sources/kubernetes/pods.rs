@@ -6,8 +6,8 @@
 use super::{
     guard::Guarded,
     health::{Kind, KubernetesHealth},
-    patience::{self, Pauses},
-    watch::Watched,
+    patience::Pauses,
+    watch::{Watched, Watches},
 };
 use crate::{
     core::pods::{NodePods, PodObject},
@@ -15,7 +15,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::{
-    Api, Client, Resource,
+    Client, Resource,
     runtime::watcher::{self, Event},
 };
 use std::{
@@ -38,10 +38,8 @@ pub type Told = Option<Arc<NodePods>>;
 /// The source, before it runs.
 #[derive(Clone)]
 pub struct PodsSource {
-    client: Client,
     node_name: String,
-    health: KubernetesHealth,
-    pauses: Pauses,
+    watches: Watches,
 }
 
 /// One step of a watch: the object's own key, and what is kept of it.
@@ -72,31 +70,30 @@ struct Kept<T> {
 impl PodsSource {
     /// A source for the pods of a node.
     pub fn new(client: Client, node_name: &str) -> Self {
-        let health = KubernetesHealth::of(Kind::OF_PODS);
-        Self { client, node_name: node_name.to_owned(), health, pauses: patience::DEFAULT }
+        Self { node_name: node_name.to_owned(), watches: Watches::of(client, Kind::OF_PODS) }
     }
 
     /// The same with other pauses between tries.
     #[must_use]
     pub fn with_pauses(mut self, pauses: Pauses) -> Self {
-        self.pauses = pauses;
+        self.watches.pauses = pauses;
         self
     }
 
     /// Reads the health of the source while it runs.
     pub fn health(&self) -> KubernetesHealth {
-        self.health.clone()
+        self.watches.health.clone()
     }
 
     /// Watches and tells, until nobody listens.
     pub async fn run(self, pictures: watch::Sender<Told>) {
         let (told, mut inbox) = mpsc::channel(TOLD_MAX);
-        let mut watches = JoinSet::new();
+        let mut running = JoinSet::new();
         let of_node = format!("spec.nodeName={}", self.node_name);
         let pods = watcher::Config::default().page_size(PAGE_OBJECTS).fields(&of_node);
-        watches.spawn(watch_pods(self.watched(Kind::Pods, pods), told.clone()));
+        running.spawn(watch_pods(self.watches.on(Kind::Pods, pods), told.clone()));
         let all = watcher::Config::default().page_size(PAGE_OBJECTS);
-        watches.spawn(watch_namespaces(self.watched(Kind::Namespaces, all), told));
+        running.spawn(watch_namespaces(self.watches.on(Kind::Namespaces, all), told));
         let mut pods = Kept::default();
         let mut namespaces = Kept::default();
         let mut batch = Vec::with_capacity(TOLD_MAX);
@@ -126,15 +123,6 @@ impl PodsSource {
                 });
             }
         }
-    }
-
-    fn watched<K: Resource<DynamicType = ()>>(
-        &self,
-        kind: Kind,
-        config: watcher::Config,
-    ) -> Watched<K> {
-        let (health, pauses) = (self.health.clone(), self.pauses);
-        Watched { kind, api: Api::all(self.client.clone()), config, health, pauses }
     }
 }
 

@@ -8,22 +8,48 @@ use super::{
     guard::Guarded,
     health::{Kind, KubernetesHealth},
     pace::Paced,
-    patience::{Patience, Pauses},
+    patience::{self, Patience, Pauses},
 };
 use kube::{
-    Api, Resource,
+    Api, Client, Resource,
     runtime::watcher::{self, Error, Event},
 };
 use std::{fmt::Debug, pin::pin};
 use tokio::{sync::mpsc, time::Instant};
 
-/// A kind to be watched.
-pub(super) struct Watched<K> {
-    pub(super) kind: Kind,
-    pub(super) api: Api<Guarded<K>>,
-    pub(super) config: watcher::Config,
+/// What the watches of a source share.
+#[derive(Clone)]
+pub(super) struct Watches {
+    pub(super) client: Client,
     pub(super) health: KubernetesHealth,
     pub(super) pauses: Pauses,
+}
+
+/// A kind to be watched.
+pub(super) struct Watched<K> {
+    kind: Kind,
+    api: Api<Guarded<K>>,
+    config: watcher::Config,
+    pub(super) health: KubernetesHealth,
+    pauses: Pauses,
+}
+
+// === impl Watches ===
+
+impl Watches {
+    /// Watches of these kinds, with the pauses of client-go's.
+    pub(super) fn of(client: Client, kinds: &'static [Kind]) -> Self {
+        Self { client, health: KubernetesHealth::of(kinds), pauses: patience::DEFAULT }
+    }
+
+    /// A watch on what `config` leaves of a kind.
+    pub(super) fn on<K>(&self, kind: Kind, config: watcher::Config) -> Watched<K>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let Self { client, health, pauses } = self.clone();
+        Watched { kind, api: Api::all(client), config, health, pauses }
+    }
 }
 
 // === impl Watched ===
