@@ -1,104 +1,166 @@
-//! What an established connection pays for being balanced: RPC latency and processor time, against
-//! a direct connection, beside a second direct one that shows the noise.
+//! What an established connection pays: RPC latency and processor time of a connection that is balanced, of
+//! one whose frames are followed, and of one through a proxy, each against a direct one; beside a second
+//! direct one that shows the noise, and a bystander in a pod whose packets are seen.
 
 use anyhow::Context;
+use balancer_agent::datapath::{http2, netns};
 use balancer_tests::{
     bench::{
         self, LIMITS, Settings,
         figure::{Figure, Unit},
+        proxy::Proxy,
         statistics::{interleaved, ratios},
     },
+    cluster::network::Network,
     fixture::{Fixture, service::ServiceSpec},
     grpc::{load::LoadPlan, pod::PodCommand, process::PodProcess, server::EchoServer},
 };
 use nix::sys::resource::{UsageWho, getrusage};
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 14;
 const SLICE_MS: u64 = 1_000;
-/// Connections and streams.
-const SHAPES: [(u32, u32); 2] = [(1, 1), (8, 16)];
+/// Connections, streams, and bytes of a payload.
+const SHAPES: [(u32, u32, usize); 4] = [(1, 1, 100), (8, 16, 100), (1, 1, 10_240), (8, 16, 10_240)];
 const BAR: f64 = 1.03;
+/// Smallest part of a direct connection's calls.
+const THROUGHPUT_MIN: f64 = 0.97;
+/// The server's address, as pods reach it.
+const SERVER: &str = "10.99.0.1:50051";
 
-/// One slice of load: the median latency, and the processor time of client and server per call.
+/// The connections that are compared, in the order of their slices.
+const VARIANTS: [&str; 6] =
+    ["direct", "balanced", "followed", "proxied", "bystander", "control: direct"];
+
+/// One slice of load: the median and the 99th percentile of the latency, processor time of client, server and
+/// proxy per call, and calls.
+#[derive(Clone, Copy)]
 struct Slice {
     p50_us: f64,
+    p99_us: f64,
     cpu_us: f64,
+    calls: f64,
+}
+
+/// Where a variant's client is, and what it dials.
+#[derive(Clone)]
+struct Variant {
+    pod: Option<PathBuf>,
+    netns: PathBuf,
+    target: SocketAddr,
 }
 
 fn main() -> ExitCode {
-    bench::main("rpc", run)
+    bench::main("rpc", measure)
 }
 
-fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
+fn measure(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut fixture = Fixture::with_limits("bench-rpc", LIMITS)?;
-    let start = EchoServer::start("server", "127.0.0.1:0".parse()?);
-    let server = runtime.block_on(start)?;
-    let vip = "10.96.0.1:80".parse()?;
-    fixture.serve(ServiceSpec::new(vip, [server.address()]))?;
+    http2::install(fixture.loaded(), fixture.world().pins())?;
+    let server: SocketAddr = SERVER.parse()?;
+    fixture.world().add_address(server.ip())?;
+    let server = runtime.block_on(EchoServer::start("server", server))?;
+    let proxy = Proxy::start(fixture.world(), server.address())?;
+    let (balanced, followed) = ("10.96.0.1:80".parse()?, "10.96.0.2:80".parse()?);
+    fixture.serve(ServiceSpec::new(balanced, [server.address()]))?;
+    fixture.serve(ServiceSpec { http2: true, ..ServiceSpec::new(followed, [server.address()]) })?;
+    let network = Network::new()?;
+    let (untapped, seen) = (network.connect()?, network.connect()?);
+    let pins = fixture.world().pins();
+    netns::within(&seen.path(), || http2::tap(pins, "eth0").map_err(io::Error::other))?;
     let pod = fixture.world().pod("pod")?;
+    let variant = |pod: Option<&PathBuf>, netns: PathBuf, target| Variant {
+        pod: pod.cloned(),
+        netns,
+        target,
+    };
+    let variants = [
+        variant(None, untapped.path(), server.address()),
+        variant(Some(&pod), untapped.path(), balanced),
+        variant(Some(&pod), seen.path(), followed),
+        variant(None, untapped.path(), proxy.address),
+        variant(None, seen.path(), server.address()),
+        variant(None, untapped.path(), server.address()),
+    ];
     let log = fixture.world().runtime().join("clients.log");
-    let variants: [(Option<PathBuf>, SocketAddr); 3] =
-        [(None, server.address()), (Some(pod), vip), (None, server.address())];
     let mut figures = Vec::new();
-    for (connections, streams) in SHAPES {
-        let slices = interleaved(variants.len(), settings.rounds(ROUNDS), |index| {
-            let (pod, target) = variants[index].clone();
-            let command = PodCommand::Client {
-                netns: None,
-                pod,
-                plan: LoadPlan {
-                    target,
-                    connections,
-                    streams,
-                    rate: None,
-                    payload_bytes: 32,
-                    held: 0,
-                },
-            };
-            runtime.block_on(slice(&command, &log))
+    for (connections, streams, payload_bytes) in SHAPES {
+        let slices = interleaved(VARIANTS.len(), settings.rounds(ROUNDS), |index| {
+            let Variant { pod, netns, target } = variants[index].clone();
+            let plan =
+                LoadPlan { target, connections, streams, rate: None, payload_bytes, held: 0 };
+            let command = PodCommand::Client { pod, netns: Some(netns), plan };
+            runtime.block_on(slice(&command, &proxy, &log))
         })?;
-        let shape = format!("{connections}x{streams}");
+        let shape = format!("{connections}x{streams}, {payload_bytes} B");
         figures.extend(compare(&shape, &slices));
     }
-    drop(server);
     Ok(figures)
 }
 
 fn compare(shape: &str, slices: &[Vec<Slice>]) -> Vec<Figure> {
-    let p50 = |index: usize| -> Vec<f64> { slices[index].iter().map(|it| it.p50_us).collect() };
-    let cpu = |index: usize| -> Vec<f64> { slices[index].iter().map(|it| it.cpu_us).collect() };
-    let ratio = |what: &str, values: &[f64], base: &[f64]| {
-        Figure::new(format!("{shape}: {what}"), Unit::Ratio, &ratios(values, base))
+    let of = |index: usize, field: fn(&Slice) -> f64| -> Vec<f64> {
+        slices[index].iter().map(field).collect()
     };
     let micros = |what: &str, values: &[f64]| {
         Figure::new(format!("{shape}: {what}"), Unit::Microseconds, values)
     };
-    vec![
-        micros("direct, p50", &p50(0)),
-        micros("direct, CPU per call", &cpu(0)),
-        ratio("p50, balanced / direct", &p50(1), &p50(0)).at_most(BAR),
-        ratio("p50, control: direct / direct", &p50(2), &p50(0)),
-        ratio("CPU, balanced / direct", &cpu(1), &cpu(0)).at_most(BAR),
-        ratio("CPU, control: direct / direct", &cpu(2), &cpu(0)),
-    ]
+    let mut figures = vec![
+        micros("direct, p50", &of(0, |it| it.p50_us)),
+        micros("direct, p99", &of(0, |it| it.p99_us)),
+        micros("direct, CPU per call", &of(0, |it| it.cpu_us)),
+    ];
+    for (index, name) in VARIANTS.iter().enumerate().skip(1) {
+        let has_bar = ["balanced", "followed"].contains(name);
+        let mut add = |what: &str, field: fn(&Slice) -> f64, is_barred: bool| {
+            let ratios = ratios(&of(index, field), &of(0, field));
+            let figure =
+                Figure::new(format!("{shape}: {what}, {name} / direct"), Unit::Ratio, &ratios);
+            figures.push(if is_barred && has_bar { figure.at_most(BAR) } else { figure });
+        };
+        add("p50", |it| it.p50_us, true);
+        add("p99", |it| it.p99_us, false);
+        add("CPU", |it| it.cpu_us, true);
+        // Of the best slice of each: what noise does not reach.
+        let best = |index: usize, field: fn(&Slice) -> f64| {
+            of(index, field).into_iter().fold(f64::INFINITY, f64::min)
+        };
+        let ratio = best(index, |it| it.cpu_us) / best(0, |it| it.cpu_us);
+        let text = format!("{shape}: CPU, best of {name} / best of direct");
+        figures.push(Figure::new(text, Unit::Ratio, &[ratio]));
+        let calls = ratios(&of(0, |it| it.calls), &of(index, |it| it.calls));
+        let text = format!("{shape}: time for as many calls, {name} / direct");
+        let figure = Figure::new(text, Unit::Ratio, &calls);
+        figures.push(if has_bar { figure.at_most(1.0 / THROUGHPUT_MIN) } else { figure });
+    }
+    figures
 }
 
-async fn slice(command: &PodCommand, log: &std::path::Path) -> anyhow::Result<Slice> {
+async fn slice(command: &PodCommand, proxy: &Proxy, log: &Path) -> anyhow::Result<Slice> {
     let own = std::env::current_exe().context("find the own binary")?;
     let mut client = PodProcess::start("bench", &own, command, log).await?;
     client.dial().await?;
     client.connected().await?;
-    let before_us = cpu_us()?;
+    let before_us = cpu_us()? + proxy.cpu_us()?;
     tokio::time::sleep(Duration::from_millis(SLICE_MS)).await;
     let tally = client.stop().await?;
     anyhow::ensure!(tally.failed() == 0, "calls failed: {:?}", tally.failures);
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let per_call = |us: u64| us as f64 / tally.replied().max(1) as f64;
-    #[expect(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
-    let p50_us = tally.quantile_ns(0.5) as f64 / 1e3;
-    Ok(Slice { p50_us, cpu_us: per_call(tally.cpu_us + cpu_us()? - before_us) })
+    let used_us = tally.cpu_us + cpu_us()? + proxy.cpu_us()? - before_us;
+    #[expect(clippy::cast_precision_loss, reason = "counts and nanoseconds far below 2^52")]
+    let (used_us, calls, p50_us, p99_us) = (
+        used_us as f64,
+        tally.replied() as f64,
+        tally.quantile_ns(0.5) as f64 / 1e3,
+        tally.quantile_ns(0.99) as f64 / 1e3,
+    );
+    Ok(Slice { p50_us, p99_us, cpu_us: used_us / calls.max(1.0), calls })
 }
 
 /// Processor time of this process, which is the server, so far.

@@ -5,6 +5,7 @@ pub mod api_server;
 pub mod cluster;
 pub mod figure;
 pub mod null_program;
+pub mod proxy;
 pub mod statistics;
 pub mod timed;
 

@@ -9,8 +9,13 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     artifacts::{self, Executable},
-    build, privilege, process, system, test, workspace,
+    build, privilege, process,
+    system::{self, Need},
+    test, workspace,
 };
+
+/// What `rpc` compares with.
+const PROXY: Need = Need { program: "haproxy", package: "haproxy" };
 
 /// Run the benchmarks, all or those named.
 ///
@@ -48,6 +53,9 @@ enum Output {
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<()> {
     system::require(&test::NEEDS, "run the benchmarks")?;
+    if options.names.is_empty() || options.names.iter().any(|name| name == "rpc") {
+        system::require(&[PROXY], "compare with a proxy")?;
+    }
     build::object()?;
     build::agent(true)?;
     let benches = select(artifacts::build(&mut cargo(&options.names))?, &options.names)?;
