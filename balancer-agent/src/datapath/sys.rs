@@ -21,10 +21,36 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
-const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+/// `BPF_OBJ_NAME_LEN`, with the zero at the end.
+const NAME_BYTES: usize = 16;
 
 /// Most programs that one hook of a cgroup is asked for; the kernel's own limit is 64.
 const QUERY_MAX: usize = 64;
+
+/// What a program is run for (`enum bpf_prog_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ProgramType {
+    /// Packets of an interface, `BPF_PROG_TYPE_SCHED_CLS`.
+    Classifier = 3,
+    /// TCP events, `BPF_PROG_TYPE_SOCK_OPS`.
+    SockOps = 13,
+    /// Addresses of `connect()` and the like, `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
+    SockAddr = 18,
+}
+
+/// A program that is too small for a compiler.
+#[derive(Clone, Copy, Debug)]
+pub struct Assembled<'p> {
+    /// What it is run for.
+    pub kind: ProgramType,
+    /// Where it will be attached, if that is a cgroup.
+    pub hook: Option<AttachType>,
+    /// Its name, of which the kernel keeps 15 bytes.
+    pub name: &'p str,
+    /// Its instructions, each as opcode, registers, offset and a 32-bit immediate.
+    pub instructions: &'p [u64],
+}
 
 /// Where a program attaches to a cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,12 +109,16 @@ struct ProgLoad {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+    prog_name: [u8; NAME_BYTES],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
-    target_ifindex: u32,
+    /// A descriptor or the index of an interface.
+    target: u32,
     attach_type: u32,
     flags: u32,
 }
@@ -159,16 +189,21 @@ fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Loads a program for packets of an interface from its instructions.
+/// Loads a program from its instructions.
 ///
 /// # Errors
 /// As the kernel says; `EACCES` or `EINVAL` when the verifier refuses it.
-pub fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
+pub fn load(program: &Assembled<'_>) -> io::Result<OwnedFd> {
+    let Assembled { kind, hook, name, instructions } = program;
+    let mut prog_name = [0; NAME_BYTES];
+    prog_name.iter_mut().zip(name.bytes()).take(NAME_BYTES - 1).for_each(|(to, from)| *to = from);
     let mut attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        prog_type: *kind as u32,
         insn_cnt: u32::try_from(instructions.len()).map_err(io::Error::other)?,
         insns: instructions.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        prog_name,
+        expected_attach_type: hook.map_or(0, |hook| hook as u32),
         ..ProgLoad::default()
     };
     own(bpf(BPF_PROG_LOAD, &mut attributes)?)
@@ -179,12 +214,23 @@ pub fn load_classifier(instructions: &[u64]) -> io::Result<OwnedFd> {
 /// # Errors
 /// As the kernel says; `EINVAL` where it has no such links.
 pub fn attach_tcx(program: &impl AsFd, interface: u32, hook: TcxHook) -> io::Result<OwnedFd> {
-    let mut attributes = LinkCreate {
-        prog_fd: raw(program),
-        target_ifindex: interface,
-        attach_type: hook as u32,
-        flags: 0,
-    };
+    attach(program, interface, hook as u32)
+}
+
+/// Attaches a program to a cgroup, by a link (Linux 5.7).
+///
+/// # Errors
+/// As the kernel says.
+pub fn attach_cgroup(
+    program: &impl AsFd,
+    cgroup: &impl AsFd,
+    hook: AttachType,
+) -> io::Result<OwnedFd> {
+    attach(program, raw(cgroup), hook as u32)
+}
+
+fn attach(program: &impl AsFd, target: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    let mut attributes = LinkCreate { prog_fd: raw(program), target, attach_type, flags: 0 };
     own(bpf(BPF_LINK_CREATE, &mut attributes)?)
 }
 

@@ -4,7 +4,7 @@
 //! same. So each interface has an entry of its own, put together here: a dozen instructions, which
 //! no compiler is needed for.
 
-use super::super::sys;
+use super::super::sys::{self, Assembled, ProgramType};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::{
     io,
@@ -69,7 +69,9 @@ pub(super) struct Entry {
 impl Entry {
     /// Loads it; `programs` is the map `HTTP2_PROGRAMS`.
     pub(super) fn load(self, programs: &OwnedFd) -> io::Result<OwnedFd> {
-        sys::load_classifier(&self.instructions(programs.as_fd().as_raw_fd().cast_unsigned()))
+        let instructions = self.instructions(programs.as_fd().as_raw_fd().cast_unsigned());
+        let (kind, name) = (ProgramType::Classifier, "http2_entry");
+        sys::load(&Assembled { kind, hook: None, name, instructions: &instructions })
     }
 
     fn instructions(self, programs: u32) -> [u64; 12] {
