@@ -25,6 +25,7 @@ pub mod pods;
 pub mod problem;
 pub mod rebalance;
 pub mod report;
+pub mod requests;
 pub mod resolution;
 pub mod schedule;
 #[cfg(test)]
@@ -35,7 +36,7 @@ use self::{
     desired::Desired,
     event::{Event, Source},
     kernel::Kernel,
-    model::{EndpointState, Lookup, Policy, Service, ServiceName},
+    model::{EndpointState, Lookup, Service, ServiceName},
     observed::Observed,
     plan::{Change, Request, Reservation},
     problem::Problem,
@@ -288,8 +289,9 @@ impl Core {
         let mut problems = self.observed.conflicts();
         problems.extend(self.refused.values().cloned());
         for (_, service) in self.observed.services() {
-            if service.policy == Policy::LeastConnection && !service.tracked {
-                problems.push(Problem::Untracked { service: service.name.clone() });
+            if service.policy.needs_counts() && !service.tracked {
+                let policy = service.policy.name();
+                problems.push(Problem::Untracked { service: service.name.clone(), policy });
             }
         }
         problems.sort_unstable();

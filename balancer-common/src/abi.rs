@@ -54,6 +54,10 @@ pub mod map {
     pub const HTTP2_CLOSED: &str = "HTTP2_CLOSED";
     /// Index 0 → `u64`, how many places of [`HTTP2_CLOSED`] were given away.
     pub const HTTP2_TURNS: &str = "HTTP2_TURNS";
+    /// [`crate::http2::counts::Http2TotalsKey`] → [`crate::http2::counts::Http2Totals`].
+    pub const HTTP2_TOTALS: &str = "HTTP2_TOTALS";
+    /// Backend id → `u64`, its streams in flight on connections in [`HTTP2_FLOWS`].
+    pub const HTTP2_IN_FLIGHT: &str = "HTTP2_IN_FLIGHT";
     /// Index of `http2::PROGRAM_*` → the program that a pod's interface leads to.
     pub const HTTP2_PROGRAMS: &str = "HTTP2_PROGRAMS";
 
@@ -80,8 +84,15 @@ pub mod map {
     ];
 
     /// Maps about HTTP/2 connections, which hold state across a change of [`PINNED`] as well.
-    pub const HTTP2: [&str; 5] =
-        [HTTP2_FLOWS, HTTP2_PODS, HTTP2_CLOSED, HTTP2_TURNS, HTTP2_PROGRAMS];
+    pub const HTTP2: [&str; 7] = [
+        HTTP2_FLOWS,
+        HTTP2_PODS,
+        HTTP2_CLOSED,
+        HTTP2_TURNS,
+        HTTP2_TOTALS,
+        HTTP2_IN_FLIGHT,
+        HTTP2_PROGRAMS,
+    ];
 }
 
 /// Most services (ids below this), unless the configuration says otherwise.
@@ -110,3 +121,7 @@ pub const HTTP2_PODS_MAX: usize = 4_096;
 pub const HTTP2_POD_FLOWS_MAX: u64 = 2_048;
 /// Places for closed connections whose last segments may still have to be shifted. The oldest makes way.
 pub const HTTP2_CLOSED_MAX: usize = 1_024;
+/// Most backends with totals of their HTTP/2 connections. Connections to further ones are not followed.
+pub const HTTP2_TOTALS_MAX: usize = 16_384;
+/// Backends whose streams in flight are counted: those with ids below this. The others have none.
+pub const HTTP2_IN_FLIGHT_MAX: usize = BACKENDS_MAX;

@@ -12,6 +12,7 @@
     reason = "words are taken apart, and constants are small; a checked conversion would be a panic"
 )]
 
+pub mod counts;
 pub mod flow;
 pub mod frame;
 pub mod gate;

@@ -1,6 +1,6 @@
 //! Choosing a slot: the pure half of every policy, run by the kernel and by `explain` alike.
 
-/// Least-connection looks at every slot up to this many, and at two candidates beyond.
+/// Least-connection and least-request look at every slot up to this many, and at two candidates beyond.
 pub const SCAN_SLOTS_MAX: u32 = 16;
 
 /// The slot that a cursor stands on.
@@ -27,7 +27,7 @@ pub const fn mix(key: u64) -> u64 {
 /// How loaded a candidate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Connections that it has.
+    /// Connections that it has, and requests in flight if those count.
     pub active: u64,
     /// Its weight; zero counts as one.
     pub weight: u32,

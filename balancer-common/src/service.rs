@@ -24,6 +24,11 @@ pub const POLICY_LEAST_CONNECTION: u32 = 3;
 /// All connections of a pod take one backend, which stays the same while it serves.
 pub const POLICY_MAGLEV: u32 = 4;
 
+/// Each connection takes the backend with the fewest connections and requests in flight for its weight.
+/// Requests are those on connections whose HTTP/2 frames are followed; where there are none of these, it
+/// is [`POLICY_LEAST_CONNECTION`].
+pub const POLICY_LEAST_REQUEST: u32 = 5;
+
 /// The name of a policy, as configuration and commands spell it.
 pub const fn policy_name(policy: u32) -> &'static str {
     match policy {
@@ -31,6 +36,7 @@ pub const fn policy_name(policy: u32) -> &'static str {
         POLICY_RANDOM => "random",
         POLICY_LEAST_CONNECTION => "least-connection",
         POLICY_MAGLEV => "maglev",
+        POLICY_LEAST_REQUEST => "least-request",
         _ => "unknown",
     }
 }

@@ -5,7 +5,7 @@ use balancer_common::{
     address::Address,
     http2::{
         flow::Http2Key,
-        frame::{FrameHead, HEADERS, PREFACE, SETTINGS, Sender},
+        frame::{FrameHead, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, Sender},
         gate::{self, INJECTED, LOCKED_IN, LOCKED_OUT, MISSED_IN},
         grid::{Bytes, Grid},
         shift::{FAR_BYTES, FRAME, FRAME_BYTES, Inbound, Injection, Segment, frame_sum},
@@ -93,6 +93,52 @@ proptest! {
         prop_assert_eq!(cut_grid, grid);
         prop_assert!(grid.takes_frame());
         prop_assert_eq!(grid.next_seq, seq.wrapping_add(u32::try_from(whole.len()).unwrap()));
+    }
+
+    #[test]
+    fn numbers_are_read_wherever_they_are_cut(
+        codes in prop::collection::vec((any::<u32>(), any::<bool>()), 0..20),
+        parameters in prop::collection::vec((any::<u16>(), any::<u32>()), 0..12),
+        seq: u32,
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..CUTS),
+    ) {
+        let payload: Vec<u8> = parameters
+            .iter()
+            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        let mut whole = frame(SETTINGS, 0, 0, payload.len());
+        let at = whole.len() - payload.len();
+        whole[at..].copy_from_slice(&payload);
+        // No more than eight of one frame.
+        let mut expected: Vec<(u8, u64)> = parameters
+            .iter()
+            .take(8)
+            .map(|(id, value)| (SETTINGS, u64::from(*id) << 32 | u64::from(*value)))
+            .collect();
+        for (code, is_reset) in codes {
+            let (kind, stream, length) = if is_reset { (RST_STREAM, 1, 4) } else { (GOAWAY, 0, 8) };
+            whole.extend(frame(kind, 0, stream, length));
+            let end = whole.len();
+            whole[end - 4..].copy_from_slice(&code.to_be_bytes());
+            let last_stream = if is_reset { 0 } else { 0xaaaa_aaaa_u64 << 32 };
+            expected.push((kind, last_stream | u64::from(code)));
+            whole.extend(frame(0, 0, 1, 5));
+        }
+        let (mut grid, mut found) = (Grid::new(Sender::Server, seq), Vec::new());
+        for (from, to) in pieces(whole.len(), &cuts) {
+            let (end, mut at) = (u32::try_from(to).unwrap(), u32::try_from(from).unwrap());
+            while at < end {
+                let step = grid.step(Sender::Server, &&whole[..], at, end).unwrap();
+                at = step.at;
+                if step.has_unit {
+                    // Above a parameter's six bytes are those of the one before.
+                    let bits = if grid.unit_kind == SETTINGS { 48 } else { 64 };
+                    found.push((grid.unit_kind, grid.unit & (u64::MAX >> (64 - bits))));
+                }
+            }
+        }
+        prop_assert_eq!(found, expected);
+        prop_assert!(grid.takes_frame());
     }
 
     #[test]

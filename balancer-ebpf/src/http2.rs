@@ -8,6 +8,8 @@ mod inbound;
 mod outbound;
 mod packet;
 mod request;
+mod streams;
+mod totals;
 mod walk;
 
 pub(crate) use self::{

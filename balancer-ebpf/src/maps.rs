@@ -14,6 +14,7 @@ use balancer_common::{
     hierarchy::Hierarchy,
     http2::{
         self,
+        counts::{Http2Totals, Http2TotalsKey},
         flow::{Http2Closed, Http2Flow, Http2Key},
     },
     pod::{Affinity, PodServiceKey, Skip},
@@ -101,7 +102,7 @@ pub(crate) static SKIPPED_PODS: HashMap<u64, Skip, { abi::SKIPPED_PODS_MAX }, ON
 #[btf_map]
 pub(crate) static TRACES: RingBuf<TraceEvent, { abi::TRACES_BYTES }> = RingBuf::new();
 
-// Only connections of services that follow frames have an entry, of more than half a kilobyte.
+// Only connections of services that follow frames have an entry, of two kilobytes.
 #[btf_map]
 pub(crate) static HTTP2_FLOWS: HashMap<Http2Key, Http2Flow, { abi::HTTP2_FLOWS_MAX }, ON_DEMAND> =
     HashMap::new();
@@ -118,6 +119,22 @@ pub(crate) static HTTP2_TURNS: Array<u64, 1> = Array::new();
 // A new entry is made up here: it is larger than a program's stack.
 #[btf_map]
 pub(crate) static HTTP2_DRAFT: PerCpuArray<Http2Flow, 1> = PerCpuArray::new();
+
+#[btf_map]
+pub(crate) static HTTP2_TOTALS: HashMap<
+    Http2TotalsKey,
+    Http2Totals,
+    { abi::HTTP2_TOTALS_MAX },
+    ON_DEMAND,
+> = HashMap::new();
+
+// Of one size whatever the limits, since connections outlive a change of those.
+#[btf_map]
+pub(crate) static HTTP2_IN_FLIGHT: Array<u64, { abi::HTTP2_IN_FLIGHT_MAX }> = Array::new();
+
+// Never written to: new totals, which are larger than a program's stack.
+#[btf_map]
+pub(crate) static HTTP2_ZERO: Array<Http2Totals, 1> = Array::new();
 
 #[btf_map]
 pub(crate) static HTTP2_PROGRAMS: ProgramArray<{ http2::PROGRAMS }> = ProgramArray::new();

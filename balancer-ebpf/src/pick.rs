@@ -8,7 +8,8 @@ use balancer_common::{
     pod::{Affinity, PodServiceKey},
     reason::Reason,
     service::{
-        Bank, POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, SCHEDULE_SLOTS_MAX, Schedule,
+        Bank, POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST, POLICY_MAGLEV, POLICY_RANDOM,
+        SCHEDULE_SLOTS_MAX, Schedule,
     },
 };
 
@@ -93,7 +94,7 @@ fn pass_over(schedule: &Schedule, first: u32, ejected_until_ns: u64) -> Option<u
 }
 
 /// The nearest slot whose backend is not ejected; `slots` if there is none.
-// VERIFIER: a global function, as `least_connection` is.
+// VERIFIER: a global function, as `least_loaded` is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn next_admitted(chunk: u32, slots: u32, first: u32, now_ns: u64) -> u32 {
@@ -118,25 +119,35 @@ fn pick_slot<const FETCH: bool>(policy: u32, schedule: &Schedule, key: &PodServi
     match policy {
         POLICY_RANDOM => pick::slot_of_cursor(u64::from(context::random()), slots),
         POLICY_MAGLEV => pick::slot_of_cursor(pick::mix(key.pod), slots),
-        POLICY_LEAST_CONNECTION => {
+        POLICY_LEAST_CONNECTION | POLICY_LEAST_REQUEST => {
             let cursor = lookup::next_cursor::<FETCH>(key);
             let now_ns = if FETCH { context::now_coarse_ns() } else { context::now_ns() };
-            least_connection(schedule.chunk, slots, cursor, now_ns)
+            least_loaded(schedule.chunk, slots, cursor, now_ns, policy)
         }
         _ => pick::slot_of_cursor(lookup::next_cursor::<FETCH>(key), slots),
     }
 }
 
-/// The slot whose backend has the fewest connections for its weight, of those that are not ejected.
+/// The slot whose backend has the fewest connections, and by `POLICY_LEAST_REQUEST` requests in flight, for
+/// its weight, of those that are not ejected.
 // VERIFIER: a global function (Linux 5.6), which is verified once and by itself: inlined, its loop
 // was verified for every path that leads to it, a million instructions in all. Its arguments are
 // numbers, since kernels before 5.13 take no other pointers than contexts.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn least_connection(chunk: u32, slots: u32, cursor: u64, now_ns: u64) -> u32 {
+pub extern "C" fn least_loaded(
+    chunk: u32,
+    slots: u32,
+    cursor: u64,
+    now_ns: u64,
+    policy: u32,
+) -> u32 {
     pick::least_loaded(cursor, context::random, slots, |slot| {
         let id = lookup::slot(chunk, slot)?;
-        let active = lookup::backend_active(id, now_ns)?;
+        let mut active = lookup::backend_active(id, now_ns)?;
+        if policy == POLICY_LEAST_REQUEST {
+            active += lookup::requests_in_flight(id);
+        }
         Some(Load { active, weight: lookup::backend_weight(id)? })
     })
 }

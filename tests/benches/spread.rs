@@ -87,7 +87,7 @@ fn pair(what: &str, spreads: &[Spread], policy: Policy) -> [Figure; 2] {
     let variation = Figure::new(format!("{what}: CV"), Unit::Number, &variations);
     let peak = Figure::new(format!("{what}: peak/mean"), Unit::Ratio, &peaks);
     match policy {
-        Policy::RoundRobin | Policy::LeastConnection => {
+        Policy::RoundRobin | Policy::LeastConnection | Policy::LeastRequest => {
             [variation.at_most(0.02), peak.at_most(1.1)]
         }
         Policy::Random | Policy::Maglev => [variation, peak],

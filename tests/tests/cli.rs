@@ -106,7 +106,7 @@ impl Scene {
 
     /// The views that need the maps only.
     fn look(&self, connections_to_payments: usize) {
-        let json = self.both("services", 0, &["payments", "least-connection", "2 active"]);
+        let json = self.both("services", 0, &["payments", "least-request", "2 active"]);
         let services = json["services"].as_array().unwrap();
         let names: Vec<_> = services.iter().map(|it| it["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["payments", "search"]);

@@ -1,10 +1,16 @@
 //! HTTP/2 in the kernel: the real programs over packet histories, and real clients that are moved.
 #![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
 
+#[path = "http2/accounts.rs"]
+mod accounts;
 #[path = "http2/agent.rs"]
 mod agent;
+#[path = "http2/calls.rs"]
+mod calls;
 #[path = "http2/cases.rs"]
 mod cases;
+#[path = "http2/ends.rs"]
+mod ends;
 #[path = "http2/histories.rs"]
 mod histories;
 #[path = "http2/kernel.rs"]
@@ -32,7 +38,12 @@ fn the_programs_are_loaded() {
     }
     let fixture = Fixture::new("http2-load").unwrap();
     assert_eq!(fixture.degraded(), &[] as &[String]);
-    assert_eq!(fixture.loaded().http2.len(), loader::HTTP2_PROGRAMS.len());
+    let loaded = fixture.loaded();
+    assert_eq!(loaded.http2.len(), loader::HTTP2_PROGRAMS.len());
+    for (_, variant) in loaded.http2.iter().chain(&loaded.chosen) {
+        let verified = loaded.ebpf.program(variant).unwrap().info().unwrap();
+        println!("{variant}: {:?} instructions verified", verified.verified_instruction_count());
+    }
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl Frames {
             asked_to_move: flow.is_asked_to_move(),
             moved_ms_ago: moved.map(|moved_ns| now_ns.saturating_sub(moved_ns) / 1_000_000),
             in_flight: flow.in_flight(),
-            opened: flow.opened,
+            opened: flow.counts.opened,
         }
     }
 

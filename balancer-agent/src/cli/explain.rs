@@ -52,6 +52,8 @@ struct Candidate {
     state: &'static str,
     weight: u32,
     connections: u64,
+    /// Requests in flight, where HTTP/2 frames are followed.
+    requests: u64,
     /// Slots of the schedule that lead here.
     slots: usize,
     /// How likely the next connection goes here.
@@ -80,12 +82,13 @@ impl Report for ExplainReport {
                 c.state.to_owned(),
                 c.weight.to_string(),
                 c.connections.to_string(),
+                c.requests.to_string(),
                 c.slots.to_string(),
                 format!("{:.1}%", c.probability * 100.0),
             ]
         };
         page.table(
-            &["#id", "address", "state", "#weight", "#conns", "#slots", "#chance"],
+            &["#id", "address", "state", "#weight", "#conns", "#requests", "#slots", "#chance"],
             self.candidates.iter().map(row).collect(),
         );
     }
@@ -191,14 +194,8 @@ fn explain(
         SocketAddr::V4(_) => &service.slots_v4,
         SocketAddr::V6(_) => &service.slots_v6,
     };
-    let (mut active, mut ejected, now_ns) = (BTreeMap::new(), BTreeSet::new(), monotonic_ns());
-    for id in snapshot.backends(id).into_keys() {
-        let stats = snapshot.backend_stats(id)?;
-        active.insert(id, stats.active);
-        if stats.is_ejected(now_ns) {
-            ejected.insert(id);
-        }
-    }
+    let now_ns = monotonic_ns();
+    let Loads { active, requests, ejected } = Loads::read(snapshot, id, now_ns)?;
     let key = PodServiceKey { pod: report.pod.id, service: id, reserved: 0 };
     let maps = &snapshot.maps;
     let shared_cursor = maps.cursors.get(&id, 0);
@@ -210,6 +207,7 @@ fn explain(
         slots,
         backends: &snapshot.state.backends,
         active: &active,
+        requests: &requests,
         ejected: &ejected,
         pod: report.pod.id,
         shared_cursor: shared_cursor.context("read the service's cursor")?.0,
@@ -224,6 +222,30 @@ fn explain(
     }
     report.end(decision.reason);
     conclude(snapshot, report, service.record.flags)
+}
+
+/// What the backends of a service have to do.
+#[derive(Default)]
+struct Loads {
+    active: BTreeMap<u32, u64>,
+    requests: BTreeMap<u32, u64>,
+    ejected: BTreeSet<u32>,
+}
+
+impl Loads {
+    fn read(snapshot: &Snapshot, service: u32, now_ns: u64) -> anyhow::Result<Self> {
+        let mut loads = Self::default();
+        for id in snapshot.backends(service).into_keys() {
+            let stats = snapshot.backend_stats(id)?;
+            loads.active.insert(id, stats.active);
+            let in_flight = snapshot.maps.read_http2_in_flight(id);
+            loads.requests.insert(id, in_flight.context("read the requests in flight")?);
+            if stats.is_ejected(now_ns) {
+                loads.ejected.insert(id);
+            }
+        }
+        Ok(loads)
+    }
 }
 
 /// What comes between the pick and the connection.
@@ -263,6 +285,7 @@ fn list_candidates(
             state: state_name(record.state),
             weight: record.weight,
             connections: facts.active.get(&id).copied().unwrap_or_default(),
+            requests: facts.requests.get(&id).copied().unwrap_or_default(),
             slots: facts.slots.iter().filter(|slot| **slot == id).count(),
             probability: decision.chances.get(&id).copied().unwrap_or_default(),
         })
@@ -320,6 +343,7 @@ mod tests {
                 state: "active",
                 weight: 1,
                 connections: 4,
+                requests: 2,
                 slots: 1,
                 probability: 1.0,
             }],

@@ -67,10 +67,14 @@ impl Behaviour {
             None => ("policy", map.get("policy")),
         };
         if let Some(node) = set
-            && behaviour.policy == Policy::LeastConnection
+            && behaviour.policy.needs_counts()
             && !behaviour.tracked
         {
-            problems.add(node.at, map.path.key(key), Cause::UntrackedCounts);
+            problems.add(
+                node.at,
+                map.path.key(key),
+                Cause::UntrackedCounts { policy: behaviour.policy.name() },
+            );
         }
         behaviour
     }

@@ -272,9 +272,12 @@ pub enum Cause {
         /// The service.
         service: String,
     },
-    /// Least-connection without counts.
-    #[error("the policy least-connection counts connections, which `tracking: false` turns off")]
-    UntrackedCounts,
+    /// A policy without its counts.
+    #[error("the policy {policy} counts connections, which `tracking: false` turns off")]
+    UntrackedCounts {
+        /// The policy.
+        policy: &'static str,
+    },
     /// A list that is too long.
     #[error("{count} items are more than the {max} that are used")]
     TooMany {

@@ -140,11 +140,12 @@ fn add(
         .or_insert(DesiredBackend { weight, state });
 }
 
-/// The policy that the kernel can keep: least-connection needs the counts that tracking gives.
+/// The policy that the kernel can keep: that of the least loaded needs the counts that tracking gives.
 pub const fn effective_policy(service: &Service) -> Policy {
-    match service.policy {
-        Policy::LeastConnection if !service.tracked => Policy::RoundRobin,
-        policy => policy,
+    if service.policy.needs_counts() && !service.tracked {
+        Policy::RoundRobin
+    } else {
+        service.policy
     }
 }
 

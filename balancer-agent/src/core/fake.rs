@@ -9,8 +9,8 @@ use balancer_common::{
     backend::{Backend, STATE_ACTIVE},
     pick::{Load, least_loaded, mix, slot_of_cursor},
     service::{
-        CHUNK_SLOTS, POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, SERVICE_VALID,
-        Schedule, Service, SlotChunk,
+        CHUNK_SLOTS, POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST, POLICY_MAGLEV, POLICY_RANDOM,
+        SERVICE_VALID, Schedule, Service, SlotChunk,
     },
 };
 use std::{
@@ -228,7 +228,8 @@ impl FakeDatapath {
         let slot = match bank.policy {
             POLICY_MAGLEV => slot_of_cursor(mix(pod), schedule.slots),
             POLICY_RANDOM => slot_of_cursor(self.random(), schedule.slots),
-            POLICY_LEAST_CONNECTION => {
+            // No requests here.
+            POLICY_LEAST_CONNECTION | POLICY_LEAST_REQUEST => {
                 let cursor = self.advance(pod, service);
                 let random = u32::try_from(self.random() >> 32).unwrap_or_default();
                 least_loaded(

@@ -62,16 +62,19 @@ pub enum Policy {
     /// At random.
     Random,
     /// The fewest connections for its weight.
-    #[default]
     LeastConnection,
+    /// The fewest connections and requests in flight for its weight. Requests are known where HTTP/2
+    /// frames are followed; elsewhere it is the same as [`Self::LeastConnection`].
+    #[default]
+    LeastRequest,
     /// By consistent hashing of the client pod.
     Maglev,
 }
 
 impl Policy {
     /// Every policy.
-    pub const ALL: [Self; 4] =
-        [Self::RoundRobin, Self::Random, Self::LeastConnection, Self::Maglev];
+    pub const ALL: [Self; 5] =
+        [Self::RoundRobin, Self::Random, Self::LeastConnection, Self::LeastRequest, Self::Maglev];
 
     /// The kernel's code for this policy.
     pub const fn code(self) -> u32 {
@@ -79,8 +82,14 @@ impl Policy {
             Self::RoundRobin => service::POLICY_ROUND_ROBIN,
             Self::Random => service::POLICY_RANDOM,
             Self::LeastConnection => service::POLICY_LEAST_CONNECTION,
+            Self::LeastRequest => service::POLICY_LEAST_REQUEST,
             Self::Maglev => service::POLICY_MAGLEV,
         }
+    }
+
+    /// Whether it needs the connection counts that tracking gives.
+    pub const fn needs_counts(self) -> bool {
+        matches!(self, Self::LeastConnection | Self::LeastRequest)
     }
 
     /// The name in configuration and commands.
@@ -247,7 +256,8 @@ pub struct Service {
     /// Session affinity in seconds since a pod's last connection.
     pub affinity_s: Option<NonZeroU32>,
     /// Whether connections are tracked from `connect()` to their end. Without it there are no
-    /// connection counts, no original peer name, no least-connection, no ejection, and no moves.
+    /// connection counts, no original peer name, no least-connection or least-request, no ejection, and
+    /// no moves.
     pub tracked: bool,
     /// Whether backends that fail, or end connections by themselves, are passed over for a while.
     pub ejects: bool,

@@ -34,14 +34,16 @@ pub enum Problem {
         /// Who goes without.
         source_ignored: Source,
     },
-    /// Least-connection needs connection counts.
+    /// The policy needs connection counts.
     #[error(
-        "service `{service}`: policy least-connection needs connection tracking, which is off; \
+        "service `{service}`: policy {policy} needs connection tracking, which is off; \
          balanced by round-robin until tracking is on or another policy is set"
     )]
     Untracked {
         /// The service.
         service: ServiceName,
+        /// Its policy.
+        policy: &'static str,
     },
     /// A map is full.
     #[error(
@@ -96,7 +98,7 @@ impl Problem {
         match self {
             Self::FrontendTaken { service, .. }
             | Self::NameTaken { service, .. }
-            | Self::Untracked { service }
+            | Self::Untracked { service, .. }
             | Self::OverLimit { service, .. }
             | Self::ScheduleTooLong { service, .. } => service,
         }

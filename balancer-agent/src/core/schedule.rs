@@ -25,7 +25,7 @@ pub fn lay_out(policy: Policy, candidates: &[Candidate]) -> Option<Vec<u32>> {
     match policy {
         _ if count <= 1 => Some((0..count).collect()),
         // The kernel reads weights from the backends and searches the slots.
-        Policy::LeastConnection => Some((0..count).collect()),
+        Policy::LeastConnection | Policy::LeastRequest => Some((0..count).collect()),
         Policy::Maglev => maglev::table(candidates),
         Policy::RoundRobin | Policy::Random => {
             let weights: Vec<u32> = candidates.iter().map(|c| c.weight.max(1)).collect();
@@ -170,9 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn least_connection_has_one_slot_each() {
-        let slots = lay_out(Policy::LeastConnection, &candidates(&[9, 1, 5]));
-        assert_eq!(slots, Some(vec![0, 1, 2]));
+    fn the_least_loaded_have_one_slot_each() {
+        for policy in [Policy::LeastConnection, Policy::LeastRequest] {
+            let slots = lay_out(policy, &candidates(&[9, 1, 5]));
+            assert_eq!(slots, Some(vec![0, 1, 2]));
+        }
     }
 
     #[test]

@@ -217,12 +217,18 @@ fn the_first_claimant_keeps_a_frontend_and_the_next_inherits_it() {
 }
 
 #[test]
-fn least_connection_without_tracking_takes_turns_and_says_so() {
-    let mut declared = service("a", VIP, [endpoint(1), endpoint(2)]);
-    (declared.policy, declared.tracked) = (Policy::LeastConnection, false);
-    let node = Node::with([declared]);
-    assert!(matches!(&node.core.problems()[..], [Problem::Untracked { .. }]));
-    assert_eq!(node.reachable(VIP), [1, 2].into());
+fn what_needs_counts_takes_turns_without_tracking_and_says_so() {
+    for named in [Policy::LeastConnection, Policy::LeastRequest] {
+        let mut declared = service("a", VIP, [endpoint(1), endpoint(2)]);
+        (declared.policy, declared.tracked) = (named, false);
+        let node = Node::with([declared]);
+        let problems = node.core.problems();
+        assert!(matches!(
+            &problems[..],
+            [Problem::Untracked { policy, .. }] if *policy == named.name()
+        ));
+        assert_eq!(node.reachable(VIP), [1, 2].into());
+    }
 }
 
 #[test]

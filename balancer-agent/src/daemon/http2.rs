@@ -18,10 +18,13 @@ use crate::{
 use aya::maps::MapError;
 use balancer_common::{
     flow::Flow,
-    http2::flow::{Http2Flow, Http2Key},
+    http2::{
+        counts::Http2TotalsKey,
+        flow::{Http2Flow, Http2Key},
+    },
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -49,6 +52,8 @@ pub(super) struct Http2 {
     busy_until: Instant,
     sweep_at: Instant,
     is_prepared: bool,
+    /// Totals of backends that were gone at the last sweep.
+    gone: BTreeSet<Http2TotalsKey>,
     pub(super) status: Http2Status,
 }
 
@@ -72,7 +77,7 @@ impl Seen {
         let frames = |flow: &Http2Flow| Frames {
             visibility: flow.visibility(),
             in_flight: flow.in_flight(),
-            opened: flow.opened,
+            opened: flow.counts.opened,
         };
         self.http2.iter().map(|(cookie, (_, flow))| (*cookie, frames(flow))).collect()
     }
@@ -94,6 +99,7 @@ impl Http2 {
             busy_until: now,
             sweep_at: now,
             is_prepared: false,
+            gone: BTreeSet::new(),
             status: Http2Status::default(),
         }
     }
@@ -192,8 +198,24 @@ impl Daemon {
         self.http2.clients.begin(&self.options.pins, now);
         if now >= self.http2.sweep_at {
             self.http2.sweep_at = now + SWEEP;
+            self.sweep_totals();
             if let Err(error) = http2::sweep(&self.options.pins, self.http2.clients.alive()) {
                 self.http2.fail(format!("remove links of interfaces that are gone: {error}"));
+            }
+        }
+    }
+
+    /// Removes totals of backends whose ids were freed.
+    fn sweep_totals(&mut self) {
+        let backends = self.engine.core.backends().iter();
+        let incarnations: BTreeMap<u32, u32> =
+            backends.map(|(id, backend)| (*id, backend.incarnation)).collect();
+        let is_known =
+            |key: &Http2TotalsKey| incarnations.get(&key.backend) == Some(&key.incarnation);
+        match self.engine.maps.sweep_http2_totals(&self.http2.gone, is_known) {
+            Ok(gone) => self.http2.gone = gone,
+            Err(error) => {
+                self.http2.fail(format!("remove totals of backends that are gone: {error}"));
             }
         }
     }

@@ -12,7 +12,10 @@ use balancer_common::{
     backend::{Backend, BackendStats},
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
-    http2::flow::{Http2Flow, Http2Key},
+    http2::{
+        counts::{Http2Totals, Http2TotalsKey},
+        flow::{Http2Flow, Http2Key},
+    },
     pod::{Affinity, PodServiceKey, Skip},
     service::{Service, ServiceName, ServiceStats, SlotChunk},
     settings::Settings,
@@ -95,6 +98,10 @@ pub struct Maps {
     pub skipped_pods: Hash<u64, Skip>,
     /// Connections whose frames are followed. Never written to from here: programs change single bits.
     pub http2_flows: Hash<Http2Key, Http2Flow>,
+    /// What closed connections of backends counted.
+    pub http2_totals: Hash<Http2TotalsKey, Http2Totals>,
+    /// Streams in flight by backend id. Never written to from here.
+    pub http2_in_flight: Indexed<u64>,
 }
 
 impl Maps {
@@ -129,6 +136,8 @@ impl Maps {
             hierarchy: open(&dir, map::HIERARCHY)?,
             skipped_pods: open(&dir, map::SKIPPED_PODS)?,
             http2_flows: open(&pins.http2_maps(), map::HTTP2_FLOWS)?,
+            http2_totals: open(&pins.http2_maps(), map::HTTP2_TOTALS)?,
+            http2_in_flight: open(&pins.http2_maps(), map::HTTP2_IN_FLIGHT)?,
         };
         Ok(maps)
     }

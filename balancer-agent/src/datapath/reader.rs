@@ -1,13 +1,15 @@
 //! Reads the maps back: what an agent adopts, and what commands show.
 
-use super::maps::Maps;
+use super::{maps::Maps, raw::Raw, writer::absent_is_fine};
 use crate::core::write::{KernelService, KernelState};
 use aya::maps::MapError;
 use balancer_common::{
+    abi::HTTP2_IN_FLIGHT_MAX,
     address::Address,
     backend::{Backend, BackendStats},
     flow::Flow,
     http2::{
+        counts::{Http2Totals, Http2TotalsKey},
         flow::{Http2Flow, Http2Key},
         gate::{CLOSED, DEAD},
     },
@@ -15,9 +17,18 @@ use balancer_common::{
     service::{CHUNK_SLOTS, SCHEDULE_SLOTS_MAX, SERVICE_SELF_TEST, SERVICE_VALID, Schedule},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
 };
+
+/// What [`Maps::read_http2_counts`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Http2CountsRead {
+    /// Connections whose counters are not in the totals.
+    pub flows: Vec<Http2Flow>,
+    /// Totals of backends.
+    pub totals: BTreeMap<Http2TotalsKey, Http2Totals>,
+}
 
 /// The address and port of a shared record.
 pub fn socket_address(address: Address, port_be: u16) -> SocketAddr {
@@ -127,6 +138,61 @@ impl Maps {
             Err(error) => Some(Err(error)),
         });
         entries.collect()
+    }
+
+    /// What HTTP/2 connections counted: those whose counters are not in the totals, and the totals. Read in
+    /// this order, so that what is settled meanwhile is told twice and not left out.
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn read_http2_counts(&self) -> Result<Http2CountsRead, MapError> {
+        let mut read = Http2CountsRead::default();
+        for entry in &self.http2_flows {
+            let (_, flow) = entry?;
+            if !flow.0.is_settled() {
+                read.flows.push(flow.0);
+            }
+        }
+        for entry in &self.http2_totals {
+            let (key, totals) = entry?;
+            read.totals.insert(key.0, totals.0);
+        }
+        Ok(read)
+    }
+
+    /// Removes totals of backends that are gone: those in `gone` that still are, by what `is_known` says of
+    /// their keys. Returns those that are gone and were not in `gone`, for the next time: a connection may
+    /// outlive its backend a little, and be added to the totals.
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn sweep_http2_totals(
+        &mut self,
+        gone: &BTreeSet<Http2TotalsKey>,
+        is_known: impl Fn(&Http2TotalsKey) -> bool,
+    ) -> Result<BTreeSet<Http2TotalsKey>, MapError> {
+        let mut left = BTreeSet::new();
+        for key in self.http2_totals.keys() {
+            let key = key?.0;
+            if !is_known(&key) {
+                left.insert(key);
+            }
+        }
+        for key in left.intersection(gone) {
+            absent_is_fine(self.http2_totals.remove(&Raw(*key)))?;
+        }
+        Ok(&left - gone)
+    }
+
+    /// Streams of a backend that are in flight, as `least-request` counts them.
+    ///
+    /// # Errors
+    /// Whatever aya or the kernel says.
+    pub fn read_http2_in_flight(&self, backend: u32) -> Result<u64, MapError> {
+        if backend as usize >= HTTP2_IN_FLIGHT_MAX {
+            return Ok(0);
+        }
+        Ok(self.http2_in_flight.get(&backend, 0)?.0)
     }
 
     /// How often each outcome happened, over all CPUs.

@@ -1,7 +1,8 @@
 //! What is kept of a connection whose frames are followed.
 
 use super::{
-    gate::{INJECTED, MISSED_IN, MISSED_OUT, OPAQUE, WANTED, WANTED_NOW},
+    counts::Http2Counts,
+    gate::{INJECTED, MISSED_IN, MISSED_OUT, OPAQUE, SETTLED, WANTED, WANTED_NOW},
     grid::STARTED,
     streams::STREAM_SLOTS,
     track::{BROKEN, LOST, Track},
@@ -42,39 +43,44 @@ pub struct Http2Flow {
     pub pod: u64,
     /// When the frame was put in, by `CLOCK_MONOTONIC`.
     pub moved_ns: u64,
+    /// Bytes that the client sent, as far as they were followed; changed under `LOCKED_OUT`.
+    pub sent_bytes: u64,
+    /// Bytes that the server sent, as far as they were followed; changed under `LOCKED_IN`.
+    pub received_bytes: u64,
     /// What the server sends; changed under `LOCKED_IN`.
     pub inbound: Track,
     /// What the client sends; changed under `LOCKED_OUT`.
     pub outbound: Track,
+    /// The service; this and the next two are written before the entry is inserted, and never again.
+    pub service: u32,
+    /// The backend that the connection went to.
+    pub backend: u32,
+    /// That backend's incarnation.
+    pub incarnation: u32,
     /// What the client has acknowledged, and the window that it gave with it.
     pub client_ack: u32,
     /// That window, not scaled.
     pub client_window: u32,
     /// The scale that the server has shown to use.
     pub window_scale: u32,
-    /// Streams that the client opened; changed under `LOCKED_OUT`.
-    pub opened: u32,
-    /// Streams that found no slot, and so are not in `in_flight`.
-    pub uncounted: u32,
-    /// Streams that ended by the client's RST_STREAM; changed under `LOCKED_OUT`.
-    pub reset_by_client: u32,
-    /// Streams that ended by the server's RST_STREAM; changed under `LOCKED_IN`.
-    pub reset_by_server: u32,
-    /// Streams that ended by the server's END_STREAM; changed under `LOCKED_IN`.
-    pub ended: u32,
-    /// GOAWAY frames that the server sent by itself.
-    pub goaways: u32,
     /// Segments that could not be changed as they had to be, and were dropped for the server to repeat.
     pub dropped: u32,
     /// Segments that carried the frame.
     pub frames: u32,
+    /// Most streams that the server takes at a time (SETTINGS_MAX_CONCURRENT_STREAMS), [`u32::MAX`] if it
+    /// has not told; changed under `LOCKED_IN`.
+    pub streams_max: u32,
     /// Kept zero.
     pub reserved: u32,
-    /// Open streams.
-    pub streams: [u32; STREAM_SLOTS],
+    /// Its counters, which are not changed any more once the gate has `SETTLED`.
+    pub counts: Http2Counts,
+    /// Open streams and when they were opened; see [`super::streams::slot_word`].
+    pub streams: [u64; STREAM_SLOTS],
 }
 
-const _: () = assert!(size_of::<Http2Flow>() == 240 + 4 * STREAM_SLOTS);
+const _: () = assert!(size_of::<Http2Flow>() == 296 + size_of::<Http2Counts>() + 8 * STREAM_SLOTS);
+// Together with its key and what the kernel puts before them (56 bytes), it fits the allocator's 2,048.
+const _: () = assert!(size_of::<Http2Flow>() <= 1_900);
 
 /// What can be said of a connection's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,11 +143,16 @@ impl Http2Flow {
         self.gate & (WANTED | WANTED_NOW) != 0 && self.gate & INJECTED == 0
     }
 
-    /// Streams that are open now.
+    /// Whether its counters are in the totals of its backend, and so not to be added once more.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.gate & SETTLED != 0
+    }
+
+    /// Streams that are open now; none once its counting has come to its end.
+    #[must_use]
     pub const fn in_flight(&self) -> u32 {
-        let closed =
-            self.ended.wrapping_add(self.reset_by_client).wrapping_add(self.reset_by_server);
-        self.opened.wrapping_sub(self.uncounted).wrapping_sub(closed)
+        if self.is_settled() { 0 } else { self.counts.in_flight() }
     }
 }
 

@@ -11,6 +11,10 @@
 //! 4. The number never changes again, so that shifting needs no lock.
 //! 5. An entry leaves its table only with both locks taken, which are not given back. Its memory may then
 //!    serve another connection; whoever still points to it finds a lock taken, or another [`tag`].
+//! 6. Counters change only under a lock whose taking returned [`CLOSED`] and [`SETTLED`] clear. They are
+//!    added to the totals by whoever holds both locks and finds [`SETTLED`] clear, which sets it. Whoever
+//!    gives a lock back and finds [`CLOSED`] or [`OPAQUE`] set and [`SETTLED`] clear tries to take both: of all who hold
+//!    or try, the last one to give back finds both free.
 
 use super::{flow::Http2Key, shift::Injection};
 
@@ -44,6 +48,9 @@ pub const ENDED: u64 = 1 << 44;
 pub const PASSED: u64 = 1 << 45;
 /// A reset went by, while the frame was not acknowledged; each one turns this round.
 pub const RESET: u64 = 1 << 46;
+
+/// Its counters are in the totals, and are not changed any more.
+pub const SETTLED: u64 = 1 << 47;
 
 /// Tells connections apart that may follow each other in the same memory.
 #[inline(always)]

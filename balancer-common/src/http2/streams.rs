@@ -1,7 +1,8 @@
 //! Streams of a connection: what a frame head does to them, and where each open one is remembered.
 //!
 //! Open streams stand in a small table of slots, so that a stream is closed once, whoever ends it
-//! first. A slot holds the stream's id, or zero. Changes are made by compare-and-swap on one slot.
+//! first. A slot is one word: the stream's id and when it was opened, or zero. Changes are made by
+//! compare-and-swap, so that whoever takes a stream out has its time with it.
 
 use super::{
     frame::{FrameHead, GOAWAY, HEADERS, RST_STREAM, Sender},
@@ -55,6 +56,33 @@ pub const fn slot(stream: u32, attempt: u32) -> usize {
     ((stream >> 1).wrapping_add(attempt) as usize) & (STREAM_SLOTS - 1)
 }
 
+/// Bits of a slot that tell when its stream was opened.
+const TIME_BITS: u32 = 33;
+/// Nanoseconds that are one step of this time, as a power of two: it comes round every 4.8 hours. What a
+/// stream was open for is told without those rounds.
+const TIME_SHIFT: u32 = 11;
+
+/// The slot of a stream that is opened at `now_ns`.
+#[inline(always)]
+#[must_use]
+pub const fn slot_word(stream: u32, now_ns: u64) -> u64 {
+    ((stream as u64) << TIME_BITS) | ((now_ns >> TIME_SHIFT) & ((1 << TIME_BITS) - 1))
+}
+
+/// Whether a slot is that of a stream.
+#[inline(always)]
+#[must_use]
+pub const fn is_slot_of(word: u64, stream: u32) -> bool {
+    word >> TIME_BITS == stream as u64
+}
+
+/// How long a slot's stream has been open at `now_ns`.
+#[inline(always)]
+#[must_use]
+pub const fn open_ns(word: u64, now_ns: u64) -> u64 {
+    ((now_ns >> TIME_SHIFT).wrapping_sub(word) & ((1 << TIME_BITS) - 1)) << TIME_SHIFT
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::frame::{DATA, END_STREAM};
@@ -81,6 +109,19 @@ mod tests {
         ];
         for (head, sender, expected) in both {
             assert_eq!(event(&mut grid, sender, &head), expected, "{head:?} of the {sender:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_tells_its_stream_and_its_time() {
+        for stream in [1, 3, 0x7fff_ffff] {
+            for start_ns in [0, 1 << 43, u64::MAX - (1 << 40)] {
+                let word = slot_word(stream, start_ns);
+                assert!(is_slot_of(word, stream) && !is_slot_of(word, stream ^ 2));
+                assert!(!is_slot_of(0, stream));
+                let open = open_ns(word, start_ns.wrapping_add(5_000_000));
+                assert!(open.abs_diff(5_000_000) <= 1 << TIME_SHIFT, "{open}");
+            }
         }
     }
 

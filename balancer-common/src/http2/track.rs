@@ -7,7 +7,7 @@
 //! is ever guessed into `grid`.
 
 use super::{
-    frame::Sender,
+    frame::{HEAD_BYTES, Sender},
     grid::{Grid, STARTED},
 };
 use bytemuck::{Pod, Zeroable};
@@ -35,7 +35,7 @@ pub struct Track {
     pub flags: u32,
 }
 
-const _: () = assert!(size_of::<Track>() == 80 && align_of::<Track>() == 4);
+const _: () = assert!(size_of::<Track>() == 104 && align_of::<Track>() == 8);
 
 /// Which of its positions a segment goes on from, and how many of its bytes were walked already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,16 @@ impl Track {
     #[must_use]
     pub const fn is_in_sync(&self) -> bool {
         self.flags & (LOST | BROKEN) == 0
+    }
+
+    /// Whether the head that ends where `grid` stands has been seen in the run ahead already.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_seen_ahead(&self) -> bool {
+        let end = self.grid.next_seq;
+        self.flags & AHEAD != 0
+            && distance(self.ahead_from, end.wrapping_sub(HEAD_BYTES)) >= 0
+            && distance(end, self.ahead.next_seq) >= 0
     }
 
     /// Whether everything that went by is known, and ends where a frame may be put in.

@@ -1,16 +1,17 @@
 //! The connections whose frames are followed: made when established, changed under their gate, removed
 //! with both locks taken.
 
-use crate::{context, maps};
+use super::totals;
+use crate::{context, lookup, maps};
 use aya_ebpf::{bindings::BPF_NOEXIST, programs::SockOpsContext};
 use balancer_common::{
     abi,
     flow::Flow,
     http2::{
+        counts::Http2TotalsKey,
         flow::{Http2Closed, Http2Flow, Http2Key},
         frame::Sender,
-        gate::{self, CLOSED, DEAD, INJECTED, LOCKED_IN, LOCKED_OUT, TAG},
-        streams::{self, Event, PROBES_MAX},
+        gate::{self, CLOSED, DEAD, INJECTED, LOCKED_IN, LOCKED_OUT, SETTLED, TAG},
         track::Track,
     },
 };
@@ -109,85 +110,6 @@ impl FlowRef {
         Attempt { gate, is_held: gate & lock == 0 }
     }
 
-    /// Remembers a stream, or counts that there is no room for it.
-    // VERIFIER: functions of their own, as is `close`: each attempt would be verified on every path.
-    #[inline(never)]
-    fn open(self, stream: u32) -> bool {
-        for attempt in 0..PROBES_MAX {
-            let old = self.swap_stream(stream, attempt, 0, stream);
-            if old == 0 {
-                return true;
-            }
-            if old == stream {
-                return false;
-            }
-        }
-        // SAFETY: the caller holds the client's lock, and nobody else writes this.
-        unsafe { (*self.0).uncounted += 1 };
-        true
-    }
-
-    /// Forgets a stream; whether it was there.
-    #[inline(never)]
-    fn close(self, stream: u32) -> bool {
-        if stream == 0 {
-            return false;
-        }
-        for attempt in 0..PROBES_MAX {
-            if self.swap_stream(stream, attempt, stream, 0) == stream {
-                return true;
-            }
-        }
-        false
-    }
-
-    #[inline(always)]
-    fn swap_stream(self, stream: u32, attempt: u32, expected: u32, new: u32) -> u32 {
-        let mut value = u64::from(expected);
-        // SAFETY: the slot is below the table's length, and an aligned word of the map's memory.
-        unsafe {
-            let slot =
-                (&raw mut (*self.0).streams).cast::<u32>().add(streams::slot(stream, attempt));
-            asm!("w0 = cmpxchg32_32(r1 + 0, w0, w2)", in("r1") slot, in("r2") u64::from(new), inout("r0") value);
-        }
-        value as u32
-    }
-
-    /// Counts what a frame head means. The caller holds the sender's lock.
-    #[inline(always)]
-    pub(super) fn count(self, sender: Sender, event: Event) {
-        let flow = self.0;
-        // SAFETY: each counter is written under one of the two locks only, the one that is held.
-        unsafe {
-            match event {
-                Event::None => {}
-                Event::Opened(stream) => {
-                    if self.open(stream) {
-                        (*flow).opened += 1;
-                    }
-                }
-                Event::Ended(stream) => {
-                    if self.close(stream) {
-                        (*flow).ended += 1;
-                    }
-                }
-                Event::Reset(stream) => {
-                    if self.close(stream) {
-                        match sender {
-                            Sender::Client => (*flow).reset_by_client += 1,
-                            Sender::Server => (*flow).reset_by_server += 1,
-                        }
-                    }
-                }
-                Event::GoAway => {
-                    if sender == Sender::Server {
-                        (*flow).goaways += 1;
-                    }
-                }
-            }
-        }
-    }
-
     /// Counts a segment that carried the frame.
     #[inline(always)]
     pub(super) fn count_frame(self) {
@@ -200,30 +122,6 @@ impl FlowRef {
     pub(super) fn count_dropped(self) {
         // SAFETY: as in `count_frame`.
         unsafe { (*self.0).dropped += 1 };
-    }
-
-    /// Streams in flight; a little off while both sides' packets are handled at this moment.
-    #[inline(always)]
-    pub(super) fn in_flight(self) -> u32 {
-        let read = |field: *const u32| {
-            // SAFETY: pointers into the map's memory; volatile since others write.
-            unsafe { ptr::read_volatile(field) }
-        };
-        // SAFETY: only addresses are taken.
-        let (opened, uncounted, ended, client, server) = unsafe {
-            (
-                read(&raw const (*self.0).opened),
-                read(&raw const (*self.0).uncounted),
-                read(&raw const (*self.0).ended),
-                read(&raw const (*self.0).reset_by_client),
-                read(&raw const (*self.0).reset_by_server),
-            )
-        };
-        if uncounted != 0 {
-            // It is not known when those end: never quiet.
-            return u32::MAX;
-        }
-        opened.wrapping_sub(ended).wrapping_sub(client).wrapping_sub(server)
     }
 }
 
@@ -240,26 +138,50 @@ pub(crate) fn established(ctx: &SockOpsContext, cookie: u64, flow: &Flow) {
         }
         remove(&key, old);
     }
-    let Some(live) = pod_flows(flow.pod) else { return };
-    if live >= abi::HTTP2_POD_FLOWS_MAX.cast_signed() {
-        return;
+    let totals_key = Http2TotalsKey {
+        service: flow.service,
+        backend: flow.backend,
+        incarnation: flow.incarnation,
+        reserved: 0,
+    };
+    // There must be a place where its counters will go.
+    let Some(totals) = totals::totals(&totals_key) else { return };
+    if !begin(ctx, cookie, flow, &key) {
+        // SAFETY: a word of the map's memory.
+        lookup::add(unsafe { &raw mut (*totals).refused }, 1);
     }
-    let Some(draft) = maps::HTTP2_DRAFT.get_ptr_mut(0) else { return };
+}
+
+/// Makes the entry; whether there was room.
+#[inline(always)]
+fn begin(ctx: &SockOpsContext, cookie: u64, flow: &Flow, key: &Http2Key) -> bool {
+    let Some(live) = pod_flows(flow.pod) else { return false };
+    if live >= abi::HTTP2_POD_FLOWS_MAX.cast_signed() {
+        return false;
+    }
+    let Some(draft) = maps::HTTP2_DRAFT.get_ptr_mut(0) else { return false };
     let (client_seq, server_seq) = context::next_sequence_numbers(ctx);
     // SAFETY: the value is this CPU's own. Another TCP event that interrupts this one would have to be
     // handled on this CPU at the same time, which these hooks never are: they run with softirqs off.
+    // Nothing but these fields is ever written: the others are zero.
     unsafe {
-        ptr::write_bytes(draft, 0, 1);
-        (*draft).gate = gate::tag(&key);
+        (*draft).gate = gate::tag(key);
         (*draft).cookie = cookie;
         (*draft).pod = flow.pod;
+        (*draft).service = flow.service;
+        (*draft).backend = flow.backend;
+        (*draft).incarnation = flow.incarnation;
+        // "Initially, there is no limit to this value" (RFC 9113, section 6.5.2).
+        (*draft).streams_max = u32::MAX;
         (*draft).inbound = Track::new(Sender::Server, server_seq);
         (*draft).outbound = Track::new(Sender::Client, client_seq);
         (*draft).client_ack = server_seq;
-        if maps::HTTP2_FLOWS.insert(&key, &*draft, u64::from(BPF_NOEXIST)).is_ok() {
-            count_pod(flow.pod, 1);
+        if maps::HTTP2_FLOWS.insert(key, &*draft, u64::from(BPF_NOEXIST)).is_err() {
+            return false;
         }
     }
+    count_pod(flow.pod, 1);
+    true
 }
 
 /// The client's socket is closed. What was moved is kept for a while: the server's last segments are
@@ -283,9 +205,11 @@ pub(crate) fn closed(ctx: &SockOpsContext, cookie: u64) {
         return;
     }
     count_pod(pod, -1);
-    if gate & INJECTED != 0 || !remove(&key, flow) {
-        linger(&Http2Closed { key, cookie });
+    if gate & INJECTED == 0 && remove(&key, flow) {
+        return;
     }
+    totals::settle(flow, gate::tag(&key));
+    linger(&Http2Closed { key, cookie });
 }
 
 /// Removes an entry, unless one of its packets is being handled.
@@ -297,6 +221,11 @@ fn remove(key: &Http2Key, flow: FlowRef) -> bool {
         // Give back what was free; the rest is its holder's.
         flow.clear(BOTH & !gate);
         return false;
+    }
+    if gate & SETTLED == 0 {
+        totals::fold(flow);
+        // Whoever reads the entry meanwhile finds the counters in the totals or here, not twice for long.
+        flow.set(SETTLED);
     }
     maps::HTTP2_FLOWS.remove(key).is_ok()
 }
@@ -337,7 +266,7 @@ fn pod_flows(pod: u64) -> Option<i64> {
 #[inline(always)]
 fn count_pod(pod: u64, amount: i64) {
     if let Some(count) = maps::HTTP2_PODS.get_ptr_mut(pod) {
-        crate::lookup::add(count, amount);
+        lookup::add(count, amount);
     }
 }
 

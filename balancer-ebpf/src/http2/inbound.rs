@@ -4,13 +4,16 @@ use super::{
     DROP, PASS,
     flows::{self, FlowRef},
     packet::{FIN, Packet, RST, SYN, URG, Way},
-    walk,
+    totals, walk,
 };
 use crate::context;
 use aya_ebpf::programs::TcContext;
 use balancer_common::http2::{
     flow::Http2Key,
-    gate::{self, INJECTED, LOCKED_IN, MISSED_IN, OPAQUE, PASSED, RESET, WANTED, WANTED_NOW},
+    gate::{
+        self, CLOSED, INJECTED, LOCKED_IN, MISSED_IN, OPAQUE, PASSED, RESET, SETTLED, WANTED,
+        WANTED_NOW,
+    },
     grid::STARTED,
     shift::{self, FRAME_BYTES, Inbound, Segment},
     track::{BROKEN, FINISHED, LOST, distance},
@@ -78,7 +81,8 @@ fn follow<const LOOP: bool>(
         track.flags |= LOST;
     }
     if packet.is_plain {
-        walk::follow::<LOOP, false>(ctx, flow, packet);
+        let silent = attempt.gate & (SETTLED | CLOSED) != 0;
+        walk::follow::<LOOP, false>(ctx, flow, packet, silent);
     } else {
         track.flags |= LOST;
     }
@@ -91,7 +95,8 @@ fn follow<const LOOP: bool>(
     if attempt.gate & INJECTED == 0 && may_inject(flow, packet, attempt.gate) {
         publish(flow, packet.end_seq());
     }
-    flow.clear(LOCKED_IN)
+    let is_in_sync = track.is_in_sync();
+    totals::release(flow, LOCKED_IN, tag, is_in_sync)
 }
 
 /// Whether the frame may follow this segment. The caller holds the lock.
@@ -107,7 +112,7 @@ fn may_inject(flow: FlowRef, packet: &Packet, gate: u64) -> bool {
             ptr::read_volatile(&raw const (*flow_in).client_ack),
             ptr::read_volatile(&raw const (*flow_in).client_window),
             ptr::read_volatile(&raw const (*flow_in).window_scale),
-            (*flow_in).goaways,
+            (*flow_in).counts.goaways_by_server,
         )
     };
     let end = packet.end_seq();

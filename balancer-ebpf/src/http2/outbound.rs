@@ -4,12 +4,14 @@ use super::{
     DROP, PASS,
     flows::{self, FlowRef},
     packet::{ACK, FIN, Packet, RST, SYN, Way},
-    walk,
+    totals, walk,
 };
 use aya_ebpf::programs::TcContext;
 use balancer_common::http2::{
     flow::Http2Key,
-    gate::{self, ACKED, DEAD, ENDED, FAR, INJECTED, LOCKED_OUT, MISSED_OUT, OPAQUE},
+    gate::{
+        self, ACKED, CLOSED, DEAD, ENDED, FAR, INJECTED, LOCKED_OUT, MISSED_OUT, OPAQUE, SETTLED,
+    },
     shift::Injection,
     track::{BROKEN, LOST},
 };
@@ -74,6 +76,7 @@ fn follow<const LOOP: bool>(ctx: &TcContext, flow: FlowRef, packet: &Packet, tag
         flow.set(MISSED_OUT);
         return;
     }
+    let mut is_in_sync = true;
     if flows::is_of(attempt.gate, tag) {
         // SAFETY: the lock for this track is held.
         let track = unsafe { &mut (*flow.0).outbound };
@@ -81,15 +84,17 @@ fn follow<const LOOP: bool>(ctx: &TcContext, flow: FlowRef, packet: &Packet, tag
             track.flags |= LOST;
         }
         if packet.is_plain {
-            walk::follow::<LOOP, true>(ctx, flow, packet);
+            let silent = attempt.gate & (SETTLED | CLOSED) != 0;
+            walk::follow::<LOOP, true>(ctx, flow, packet, silent);
         } else {
             track.flags |= LOST;
         }
         if track.flags & BROKEN != 0 && attempt.gate & INJECTED == 0 {
             flow.set(OPAQUE);
         }
+        is_in_sync = track.is_in_sync();
     }
-    flow.clear(LOCKED_OUT);
+    totals::release(flow, LOCKED_OUT, tag, is_in_sync);
 }
 
 /// Tells the server what it knows by its own numbers.

@@ -14,13 +14,19 @@ use balancer_common::http2::{
 };
 use core::ffi::c_void;
 
-/// Most steps in one segment: a segment of 64 KiB has at most 7,281 heads, and a byte or two more.
-const STEPS_MAX: u32 = 8_192;
+/// Most steps in one segment: a segment of 64 KiB has at most 7,281 heads. Whoever sends nothing but
+/// frames whose payloads are read needs more, and is lost sight of.
+const STEPS_MAX: u32 = 16_384;
 /// The same for the bounded loop, which the verifier goes through.
 const STEPS_BOUNDED_MAX: u32 = 256;
 
 /// Set in what a step returns, whose low half is where the next one begins.
 const INVALID: u64 = 1 << 32;
+
+/// Bits of a position: behind a hole; of the client; nothing is counted.
+const AHEAD: u32 = 1;
+const OF_CLIENT: u32 = 1 << 1;
+const SILENT: u32 = 1 << 2;
 
 /// What the steps share.
 struct Walk {
@@ -32,18 +38,20 @@ struct Walk {
     reached: u64,
 }
 
-/// Follows a segment's payload. The caller holds the sender's lock.
+/// Follows a segment's payload; counts nothing if it is to be `silent`. The caller holds the sender's lock.
 #[inline(always)]
 pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
     ctx: &TcContext,
     flow: FlowRef,
     packet: &Packet,
+    silent: bool,
 ) {
     // SAFETY: the caller holds the lock under which this track is changed; each reference ends before
     // the next begins.
     unsafe {
         let track: *mut Track =
             if FROM_CLIENT { &raw mut (*flow.0).outbound } else { &raw mut (*flow.0).inbound };
+        let from = (*track).grid.next_seq;
         let Some(place) = (*track).place(packet.seq, packet.length()) else {
             return;
         };
@@ -51,7 +59,9 @@ pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
         let mut walk = Walk {
             skb: ctx.skb.skb,
             flow: flow.0,
-            position: (u32::from(FROM_CLIENT) << 1) | u32::from(ahead),
+            position: if ahead { AHEAD } else { 0 }
+                | if FROM_CLIENT { OF_CLIENT } else { 0 }
+                | if silent { SILENT } else { 0 },
             end: packet.end,
             reached: u64::from(packet.payload_at + known),
         };
@@ -67,6 +77,14 @@ pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
             }
         }
         (*track).walked(place, packet.end_seq(), walk.reached & INVALID == 0);
+        if !silent {
+            let bytes = u64::from((*track).grid.next_seq.wrapping_sub(from));
+            if FROM_CLIENT {
+                (*flow.0).sent_bytes += bytes;
+            } else {
+                (*flow.0).received_bytes += bytes;
+            }
+        }
     }
 }
 
@@ -100,21 +118,30 @@ pub unsafe extern "C" fn http2_step(
     if flow.is_null() {
         return INVALID;
     }
-    // SAFETY: the caller holds the lock under which the grid is changed.
-    let grid: &mut Grid = unsafe {
-        match position {
-            0 => &mut (*flow).inbound.grid,
-            1 => &mut (*flow).inbound.ahead,
-            2 => &mut (*flow).outbound.grid,
-            _ => &mut (*flow).outbound.ahead,
+    let is_ahead = position & AHEAD != 0;
+    // SAFETY: the caller holds the lock under which the track is changed.
+    let (sender, track): (Sender, &mut Track) = unsafe {
+        if position & OF_CLIENT == 0 {
+            (Sender::Server, &mut (*flow).inbound)
+        } else {
+            (Sender::Client, &mut (*flow).outbound)
         }
     };
-    let sender = if position & 2 == 0 { Sender::Server } else { Sender::Client };
+    let grid: &mut Grid = if is_ahead { &mut track.ahead } else { &mut track.grid };
     let Ok(step) = grid.step(sender, &Payload(skb), at, end) else {
         return INVALID;
     };
+    let is_counted = position & SILENT == 0;
     if let Some(head) = step.head {
-        FlowRef(flow).count(sender, streams::event(grid, sender, &head));
+        let event = streams::event(grid, sender, &head);
+        let again = !is_ahead && track.is_seen_ahead();
+        let counts_code = is_counted && FlowRef(flow).count(sender, event, again);
+        if !counts_code {
+            let grid: &mut Grid = if is_ahead { &mut track.ahead } else { &mut track.grid };
+            grid.unit_left = 0;
+        }
+    } else if step.has_unit && is_counted {
+        FlowRef(flow).count_unit(sender, grid.unit_kind, grid.unit);
     }
     u64::from(step.at)
 }

@@ -33,6 +33,16 @@ pub(crate) fn backend_active(id: u32, now_ns: u64) -> Option<u64> {
     (ejected_until_ns <= now_ns).then_some(active)
 }
 
+/// A backend's requests in flight, on connections whose frames are followed.
+#[inline(always)]
+pub(crate) fn requests_in_flight(id: u32) -> u64 {
+    match maps::HTTP2_IN_FLIGHT.get_ptr(id) {
+        // SAFETY: array values stay valid; the read is volatile since other CPUs write.
+        Some(count) => unsafe { ptr::read_volatile(count) },
+        None => 0,
+    }
+}
+
 /// A backend's counters.
 #[derive(Clone, Copy)]
 pub(crate) struct StatsRef(*mut BackendStats);

@@ -194,7 +194,7 @@ fn check_spread(policy: Policy, vip: SocketAddr) -> anyhow::Result<()> {
     }
     let fair = DIALS / usize::from(BACKENDS);
     let as_expected = match policy {
-        Policy::RoundRobin | Policy::LeastConnection => {
+        Policy::RoundRobin | Policy::LeastConnection | Policy::LeastRequest => {
             counts.len() == usize::from(BACKENDS) && counts.values().all(|count| *count == fair)
         }
         // Fails once in 10^17 runs: 32 random picks all from one of 4.

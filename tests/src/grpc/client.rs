@@ -79,6 +79,18 @@ impl EchoClient {
         Ok(self.grpc.server_streaming(request, path, codec).await?.into_inner())
     }
 
+    /// One call of a method that no server has.
+    ///
+    /// # Errors
+    /// The status that the call ended with.
+    pub async fn refused(&mut self) -> Result<EchoReply, Status> {
+        self.ready().await?;
+        let request = Request::new(EchoRequest::default());
+        let codec = ProstCodec::<EchoRequest, EchoReply>::default();
+        let path = PathAndQuery::from_static("/balancer.demo.Echo/None");
+        Ok(self.grpc.unary(request, path, codec).await?.into_inner())
+    }
+
     async fn ready(&mut self) -> Result<(), Status> {
         self.grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))
     }

@@ -4,6 +4,7 @@
 //! closes, the parent is gone or wants no more, and the process ends by itself.
 
 use super::{
+    calls::{CallPlan, Calls},
     client::EchoClient,
     load::{Load, LoadPlan, Tally},
 };
@@ -39,6 +40,16 @@ pub enum PodCommand {
         /// What to do in it.
         #[command(flatten)]
         plan: LoadPlan,
+    },
+    /// Make calls of every kind on one connection, and keep it open.
+    #[command(hide = true)]
+    Calls {
+        /// The cgroup to enter.
+        #[arg(long)]
+        pod: Option<PathBuf>,
+        /// What to call.
+        #[command(flatten)]
+        plan: CallPlan,
     },
     /// Make one connection after the other until one reaches a given backend.
     #[command(hide = true)]
@@ -91,7 +102,9 @@ pub enum Report {
 /// # Errors
 /// When standard output is gone or the runtime cannot be made; everything else is reported.
 pub fn run(command: &PodCommand) -> anyhow::Result<()> {
-    let (PodCommand::Client { pod, .. } | PodCommand::Probe { pod, .. }) = command;
+    let (PodCommand::Client { pod, .. }
+    | PodCommand::Calls { pod, .. }
+    | PodCommand::Probe { pod, .. }) = command;
     if let Some(pod) = pod {
         enter(pod)?;
     }
@@ -110,6 +123,7 @@ pub fn run(command: &PodCommand) -> anyhow::Result<()> {
         }
         let done = match command {
             PodCommand::Client { plan, .. } => client(plan, input).await,
+            PodCommand::Calls { plan, .. } => calls(plan, input).await,
             PodCommand::Probe { target, until, dials_max, .. } => {
                 probe(*target, until, *dials_max).await
             }
@@ -165,6 +179,14 @@ async fn client(plan: &LoadPlan, mut input: watch::Receiver<Input>) -> anyhow::R
     let mut tally = running.await.context("join the load")??;
     tally.cpu_us = cpu_us()?.saturating_sub(before_us);
     Ok(Report::Done { tally })
+}
+
+async fn calls(plan: &CallPlan, mut input: watch::Receiver<Input>) -> anyhow::Result<Report> {
+    let calls = Calls::make(plan).await?;
+    report(&Report::Connected { backends: vec![calls.backend.clone()] })?;
+    // A sender that is gone has said End before.
+    let _ = input.wait_for(|input| *input == Input::End).await;
+    Ok(Report::Done { tally: Tally::default() })
 }
 
 async fn probe(target: SocketAddr, until: &str, dials_max: u64) -> anyhow::Result<Report> {

@@ -1,6 +1,7 @@
 //! The parent's side of a pod: starts a client process, tells it to dial, and reads its reports.
 
 use super::{
+    calls::CallPlan,
     load::{LoadPlan, Tally},
     pod::{DIAL, PodCommand, Report},
 };
@@ -153,6 +154,19 @@ fn arguments(command: &PodCommand) -> Vec<OsString> {
             arguments.extend(plan_arguments(plan));
             arguments
         }
+        PodCommand::Calls { pod, plan } => {
+            let CallPlan { target, unary, streams, cancelled, refused, held } = plan;
+            let mut arguments = with_pod("calls", pod.as_ref());
+            arguments.extend([
+                format!("--target={target}").into(),
+                format!("--unary={unary}").into(),
+                format!("--streams={streams}").into(),
+                format!("--cancelled={cancelled}").into(),
+                format!("--refused={refused}").into(),
+                format!("--held={held}").into(),
+            ]);
+            arguments
+        }
         PodCommand::Probe { pod, target, until, dials_max } => {
             let mut arguments = with_pod("probe", pod.as_ref());
             arguments.extend([
@@ -218,7 +232,16 @@ mod tests {
             until: "b5".into(),
             dials_max: 7,
         };
-        for command in [client, probe] {
+        let plan = CallPlan {
+            target: "10.96.0.10:50051".parse().unwrap(),
+            unary: 1,
+            streams: 2,
+            cancelled: 3,
+            refused: 4,
+            held: 5,
+        };
+        let calls = PodCommand::Calls { pod: Some("/a".into()), plan };
+        for command in [client, calls, probe] {
             let words = std::iter::once("binary".into()).chain(arguments(&command));
             let parsed = Binary::try_parse_from(words).unwrap().command;
             assert_eq!(format!("{parsed:?}"), format!("{command:?}"));

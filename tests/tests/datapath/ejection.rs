@@ -3,7 +3,10 @@
 use balancer_common::{
     backend::EJECTION_NS,
     reason::Reason,
-    service::{POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, POLICY_ROUND_ROBIN},
+    service::{
+        POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST, POLICY_MAGLEV, POLICY_RANDOM,
+        POLICY_ROUND_ROBIN,
+    },
 };
 use balancer_tests::{
     backend::Backend,
@@ -17,8 +20,13 @@ use balancer_tests::{
 };
 use std::net::SocketAddr;
 
-const POLICIES: [u32; 4] =
-    [POLICY_ROUND_ROBIN, POLICY_LEAST_CONNECTION, POLICY_RANDOM, POLICY_MAGLEV];
+const POLICIES: [u32; 5] = [
+    POLICY_ROUND_ROBIN,
+    POLICY_LEAST_CONNECTION,
+    POLICY_LEAST_REQUEST,
+    POLICY_RANDOM,
+    POLICY_MAGLEV,
+];
 
 fn frontend() -> SocketAddr {
     "10.96.0.1:80".parse().unwrap()
@@ -81,8 +89,9 @@ fn of_all_dials_one_finds_out_that_nobody_listens() {
         assert_eq!((stats.refused, stats.ejections), (failed as u64, failed as u64));
         assert_eq!(stats.failures, failed as u64);
         let passed_over = fixture.reasons().unwrap()[&Reason::EjectedPassedOver];
-        // Least-connection does not take an ejected one in the first place.
-        assert_eq!(passed_over > 0, policy != POLICY_LEAST_CONNECTION, "policy {policy}");
+        // The least loaded are sought among those that are not ejected in the first place.
+        let searches = [POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST].contains(&policy);
+        assert_eq!(passed_over > 0, !searches, "policy {policy}");
         for address in serving {
             assert_eq!(fixture.stats(shop.id, address).unwrap().ejections, 0);
         }
@@ -167,6 +176,7 @@ fn a_backend_that_ends_connections_by_itself_is_spared_for_a_while() {
     for (policy, affinity_s, is_old, is_ejected) in [
         (POLICY_ROUND_ROBIN, 0, true, true),
         (POLICY_LEAST_CONNECTION, 0, true, true),
+        (POLICY_LEAST_REQUEST, 0, true, true),
         // A connection for each call may end from either side.
         (POLICY_ROUND_ROBIN, 0, false, false),
         // A pod is not led away from its backend for this.

@@ -7,6 +7,7 @@ use balancer_common::{
     frontend::{Frontend, FrontendKeyV4, FrontendKeyV6},
     hierarchy::Hierarchy,
     http2::{
+        counts::{Http2Counts, Http2Sums, Http2Totals, Http2TotalsKey},
         flow::{Http2Closed, Http2Flow, Http2Key},
         frame::FrameHead,
         grid::Grid,
@@ -132,6 +133,44 @@ fn keys_and_parts() -> [(&'static str, Layout); 8] {
     ]
 }
 
+/// What they count.
+fn http2_counts() -> [(&'static str, Layout); 4] {
+    [
+        shared!(Http2Counts {
+            opened,
+            uncounted,
+            reset_by_client,
+            goaways_by_client,
+            ended,
+            reset_by_server,
+            goaways_by_server,
+            reserved,
+            client_resets,
+            client_goaways,
+            server_resets,
+            server_goaways,
+            latency
+        }),
+        shared!(Http2Sums {
+            opened,
+            uncounted,
+            reset_by_client,
+            goaways_by_client,
+            ended,
+            reset_by_server,
+            goaways_by_server,
+            reserved,
+            client_resets,
+            client_goaways,
+            server_resets,
+            server_goaways,
+            latency
+        }),
+        shared!(Http2Totals { connections, refused, sent_bytes, received_bytes, sums }),
+        shared!(Http2TotalsKey { service, backend, incarnation, reserved }),
+    ]
+}
+
 /// What is kept of connections whose frames are followed.
 fn http2() -> [(&'static str, Layout); 6] {
     [
@@ -141,25 +180,38 @@ fn http2() -> [(&'static str, Layout); 6] {
             cookie,
             pod,
             moved_ns,
+            sent_bytes,
+            received_bytes,
             inbound,
             outbound,
+            service,
+            backend,
+            incarnation,
             client_ack,
             client_window,
             window_scale,
-            opened,
-            uncounted,
-            reset_by_client,
-            reset_by_server,
-            ended,
-            goaways,
             dropped,
             frames,
+            streams_max,
             reserved,
+            counts,
             streams
         }),
         shared!(Http2Closed { key, cookie }),
         shared!(FrameHead { length, stream, kind, flags, filled, reserved }),
-        shared!(Grid { next_seq, preface_left, payload_left, block, head, last_stream, flags }),
+        shared!(Grid {
+            next_seq,
+            preface_left,
+            payload_left,
+            block,
+            head,
+            last_stream,
+            flags,
+            unit_left,
+            unit_kind,
+            units_left,
+            unit
+        }),
         shared!(Track { grid, ahead, ahead_from, flags }),
     ]
 }
@@ -167,7 +219,9 @@ fn http2() -> [(&'static str, Layout); 6] {
 #[test]
 fn the_kernel_object_and_the_agent_agree_on_every_shared_type() {
     let found = structs();
-    for (name, layout) in records().into_iter().chain(keys_and_parts()).chain(http2()) {
+    for (name, layout) in
+        records().into_iter().chain(keys_and_parts()).chain(http2()).chain(http2_counts())
+    {
         assert_eq!(found.get(name), Some(&layout), "{name}");
     }
 }

@@ -1,7 +1,7 @@
 //! How each policy spreads connections: over one pod's and over many pods'.
 
 use balancer_common::service::{
-    POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, POLICY_ROUND_ROBIN,
+    POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST, POLICY_MAGLEV, POLICY_RANDOM, POLICY_ROUND_ROBIN,
 };
 use balancer_tests::{
     backend::Backend,
@@ -59,7 +59,7 @@ fn fair_policies_are_exact_for_one_pod_and_for_many() {
     if !capability::can_load_ebpf() {
         return;
     }
-    for policy in [POLICY_ROUND_ROBIN, POLICY_LEAST_CONNECTION] {
+    for policy in [POLICY_ROUND_ROBIN, POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST] {
         {
             let stage = stage(policy, &[1; 4], 0);
             let pod = stage.fixture.pod("pod").unwrap();
@@ -101,7 +101,7 @@ fn weights_are_kept() {
     if !capability::can_load_ebpf() {
         return;
     }
-    for policy in [POLICY_ROUND_ROBIN, POLICY_LEAST_CONNECTION] {
+    for policy in [POLICY_ROUND_ROBIN, POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST] {
         let stage = stage(policy, &[1, 3], 0);
         let pod = stage.fixture.pod("pod").unwrap();
         let reached: Vec<_> = (0..40).map(|_| dial(&pod)).collect();

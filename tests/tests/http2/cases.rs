@@ -248,7 +248,7 @@ fn a_quiet_moment_is_waited_for_when_that_is_wanted() {
     let last = case.data(&message(3, 1));
     assert_eq!(last.payload[29..], FRAME, "with the last frame of the last stream");
     let flow = case.kernel.flow(case.key);
-    assert_eq!((flow.opened, flow.ended, flow.in_flight()), (2, 2, 0));
+    assert_eq!((flow.counts.opened, flow.counts.ended, flow.in_flight()), (2, 2, 0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::segment::{Ends, Segment};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::SchedClassifier,
 };
 use balancer_agent::datapath::raw::Raw;
@@ -11,6 +11,7 @@ use balancer_common::{
     abi::map,
     http2::{
         Http2Request, REQUEST_TAKEN,
+        counts::{Http2Totals, Http2TotalsKey},
         flow::{Http2Flow, Http2Key},
         frame::Sender,
         gate,
@@ -33,6 +34,8 @@ const REQUEST_AT: usize = 14;
 pub(crate) struct Kernel {
     ebpf: Ebpf,
     flows: HashMap<MapData, Raw<Http2Key>, Raw<Http2Flow>>,
+    totals: HashMap<MapData, Raw<Http2TotalsKey>, Raw<Http2Totals>>,
+    in_flight: Array<MapData, Raw<u64>>,
     bounded: bool,
     packets: AtomicU64,
 }
@@ -53,7 +56,10 @@ impl Kernel {
         Self::program(&mut ebpf, "http2_request").load().unwrap();
         let flows = ebpf.take_map(map::HTTP2_FLOWS).unwrap();
         assert!(matches!(flows, Map::HashMap(_)));
-        Self { ebpf, flows: flows.try_into().unwrap(), bounded, packets: AtomicU64::new(0) }
+        let totals = ebpf.take_map(map::HTTP2_TOTALS).unwrap().try_into().unwrap();
+        let in_flight = ebpf.take_map(map::HTTP2_IN_FLIGHT).unwrap().try_into().unwrap();
+        let flows = flows.try_into().unwrap();
+        Self { ebpf, flows, totals, in_flight, bounded, packets: AtomicU64::new(0) }
     }
 
     const fn name(name: &'static str, bounded: bool) -> &'static str {
@@ -99,6 +105,16 @@ impl Kernel {
     /// What is kept of a connection.
     pub(crate) fn flow(&self, key: Http2Key) -> Http2Flow {
         self.flows.get(&Raw(key), 0).unwrap().0
+    }
+
+    /// What connections of a backend counted that were settled.
+    pub(crate) fn totals(&self, key: Http2TotalsKey) -> Http2Totals {
+        self.totals.get(&Raw(key), 0).unwrap().0
+    }
+
+    /// Streams of a backend that are in flight.
+    pub(crate) fn in_flight(&self, backend: u32) -> u64 {
+        self.in_flight.get(&backend, 0).unwrap().0
     }
 
     /// Changes what is kept, while no program runs.

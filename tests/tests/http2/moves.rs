@@ -38,14 +38,14 @@ const STREAMS: [u32; 2] = [1, 4];
 const FOLLOW_S_MAX: u64 = 20;
 
 /// The addresses of one family: of the servers, of the client, and what it dials.
-struct Family {
-    name: &'static str,
-    servers: [&'static str; 2],
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) servers: [&'static str; 2],
     client: &'static str,
-    frontend: &'static str,
+    pub(super) frontend: &'static str,
 }
 
-const FAMILIES: [Family; 2] = [
+pub(super) const FAMILIES: [Family; 2] = [
     Family {
         name: "IPv4",
         servers: ["10.77.0.1", "10.77.0.2"],
@@ -70,7 +70,7 @@ fn length(family: &Family) -> u8 {
 }
 
 /// Makes a pair of interfaces, one of which a pod will get.
-fn pair(family: &Family) {
+pub(super) fn pair(family: &Family) {
     run("ip", &["link", "add", "pod", "type", "veth", "peer", "name", "eth0"]).unwrap();
     for server in family.servers {
         add_address(&format!("{server}/{}", length(family)), "pod");
@@ -88,7 +88,7 @@ fn add_address(address: &str, interface: &str) {
 }
 
 /// Runs `act` in a network namespace of its own, to which `eth0` is given.
-fn in_pod<T: Send>(family: &Family, act: impl FnOnce() -> T + Send) -> T {
+pub(super) fn in_pod<T: Send>(family: &Family, act: impl FnOnce() -> T + Send) -> T {
     let (told, tid) = mpsc::channel();
     let (ready, begin) = mpsc::channel();
     std::thread::scope(|scope| {

@@ -8,7 +8,10 @@ use balancer_common::{
     pick::{self, Load, SCAN_SLOTS_MAX},
     pod::Affinity,
     reason::Reason,
-    service::{Bank, POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, policy_name},
+    service::{
+        Bank, POLICY_LEAST_CONNECTION, POLICY_LEAST_REQUEST, POLICY_MAGLEV, POLICY_RANDOM,
+        policy_name,
+    },
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +24,8 @@ pub(super) struct Facts<'a> {
     pub(super) backends: &'a BTreeMap<u32, Backend>,
     /// Live connections by backend id.
     pub(super) active: &'a BTreeMap<u32, u64>,
+    /// Requests in flight by backend id.
+    pub(super) requests: &'a BTreeMap<u32, u64>,
     /// Backends that are passed over while others serve.
     pub(super) ejected: &'a BTreeSet<u32>,
     pub(super) pod: u64,
@@ -147,8 +152,12 @@ impl Facts<'_> {
                 steps.push(("policy", text));
                 certain(slot)
             }
-            POLICY_LEAST_CONNECTION => {
+            POLICY_LEAST_CONNECTION | POLICY_LEAST_REQUEST => {
                 let cursor = self.cursor(steps);
+                if self.counts_requests() {
+                    let text = "connections, and requests in flight on those that are followed";
+                    steps.push(("load", text.into()));
+                }
                 let first = pick::slot_of_cursor(cursor, slots);
                 if slots <= SCAN_SLOTS_MAX {
                     let text = format!(
@@ -191,10 +200,16 @@ impl Facts<'_> {
                     return None;
                 }
                 let weight = self.backends.get(&id).map_or(0, |backend| backend.weight);
-                let active = self.active.get(&id).copied().unwrap_or_default();
-                Some(Load { active, weight })
+                let count =
+                    |loads: &BTreeMap<u32, u64>| loads.get(&id).copied().unwrap_or_default();
+                let requests = if self.counts_requests() { count(self.requests) } else { 0 };
+                Some(Load { active: count(self.active) + requests, weight })
             },
         )
+    }
+
+    fn counts_requests(&self) -> bool {
+        self.bank.policy == POLICY_LEAST_REQUEST
     }
 
     /// The pod's own cursor; a pod without one starts from the service's.
@@ -234,6 +249,7 @@ mod tests {
         slots: Vec<u32>,
         backends: BTreeMap<u32, Backend>,
         active: BTreeMap<u32, u64>,
+        requests: BTreeMap<u32, u64>,
         ejected: BTreeSet<u32>,
     }
 
@@ -251,6 +267,7 @@ mod tests {
             slots: ids.clone().collect(),
             backends: ids.clone().map(|id| (id, backend)).collect(),
             active: ids.zip(active.iter().copied()).collect(),
+            requests: BTreeMap::new(),
             ejected: BTreeSet::new(),
         }
     }
@@ -263,6 +280,7 @@ mod tests {
             slots: &state.slots,
             backends: &state.backends,
             active: &state.active,
+            requests: &state.requests,
             ejected: &state.ejected,
             pod: 77,
             shared_cursor: 2,
@@ -291,6 +309,17 @@ mod tests {
     fn least_connection_takes_the_least_loaded() {
         let state = state(&[3, 2, 3, 2]);
         assert_eq!(only(&facts(&state, POLICY_LEAST_CONNECTION).decide()), 4);
+    }
+
+    #[test]
+    fn least_request_counts_requests_as_well() {
+        let mut state = state(&[1, 2, 3, 3]);
+        assert_eq!(only(&facts(&state, POLICY_LEAST_REQUEST).decide()), 1, "there are none");
+        state.requests = BTreeMap::from([(1, 5), (2, 2)]);
+        let decision = facts(&state, POLICY_LEAST_REQUEST).decide();
+        assert_eq!(only(&decision), 3);
+        assert!(decision.steps.iter().any(|(_, text)| text.contains("requests in flight")));
+        assert_eq!(only(&facts(&state, POLICY_LEAST_CONNECTION).decide()), 1);
     }
 
     #[test]

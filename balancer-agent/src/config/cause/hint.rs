@@ -91,7 +91,7 @@ impl Cause {
                 "add what serves, such as `backends: [\"10.1.0.1:50051\"]`, or remove the service"
                     .into()
             }
-            Self::UntrackedCounts => {
+            Self::UntrackedCounts { .. } => {
                 "remove `tracking: false`, or write `policy: round-robin`".into()
             }
             Self::TooMany { max, .. } => format!("keep {max} of them"),
