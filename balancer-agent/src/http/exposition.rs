@@ -10,6 +10,7 @@ mod drains;
 mod http2;
 mod kubernetes;
 mod outcomes;
+mod requests;
 mod services;
 mod tables;
 #[cfg(test)]
@@ -28,6 +29,9 @@ use prometheus_client::{
 };
 use std::fmt;
 
+/// No bucket that has an end ends later.
+const SECONDS_MAX: f64 = 1e9;
+
 type Subject = fn(&View, &mut Sheet<'_>) -> fmt::Result;
 
 /// Everything that is told, in this order.
@@ -39,6 +43,7 @@ const SUBJECTS: &[Subject] = &[
     services::write,
     backends::write,
     drains::write,
+    requests::write,
     http2::write,
     kubernetes::write,
     dns::write,
@@ -121,6 +126,31 @@ impl Sheet<'_> {
         facts: &Labels<'_, N>,
     ) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(facts)
+    }
+
+    /// A histogram of seconds that somebody else has counted, for each set of labels: ends of buckets, and
+    /// counts of each. The sum, which nobody has, is as if all were in the middle of their buckets.
+    fn counts<'v, const N: usize>(
+        &mut self,
+        (name, help): (&str, &str),
+        samples: impl IntoIterator<Item = (Labels<'v, N>, Vec<(f64, u64)>)>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (labels, buckets) in samples {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            let (mut sum, mut begin) = (0.0, 0.0);
+            for (end, count) in &buckets {
+                // The last one has no end.
+                let middle = if *end > SECONDS_MAX { begin } else { f64::midpoint(begin, *end) };
+                #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+                let counted = *count as f64;
+                (sum, begin) = (middle.mul_add(counted, sum), *end);
+            }
+            let mut family = metric.encode_family(&labels)?;
+            family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
     }
 
     /// A histogram of seconds; `_seconds` is added to its name.

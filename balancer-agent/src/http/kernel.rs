@@ -4,10 +4,13 @@ use super::{
     ledger::{Account, Ledger},
     view::{BackendView, Counts, KernelView, ServiceView},
 };
-use crate::datapath::{
-    fill::{self, Counted},
-    maps::Maps,
-    reader::socket_address,
+use crate::{
+    core::requests,
+    datapath::{
+        fill::{self, Counted},
+        maps::Maps,
+        reader::socket_address,
+    },
 };
 use aya::maps::MapError;
 use balancer_common::{
@@ -63,6 +66,7 @@ impl KernelReader {
             let address = socket_address(record.address, record.port_be);
             view.add(name, address, backend, backends_max);
         }
+        self.read_requests(&services, &records, &mut view)?;
         self.close_account(&records);
         for (name, service) in &mut view.services {
             let Account { counts, untouched, socket_option_failures } = self.ledger.account(name);
@@ -83,6 +87,25 @@ impl KernelReader {
             }
         }
         Ok(services)
+    }
+
+    /// Adds the requests of backends that have series of their own.
+    fn read_requests(
+        &self,
+        services: &Services,
+        records: &BTreeMap<u32, Backend>,
+        view: &mut KernelView,
+    ) -> Result<(), MapError> {
+        let read = self.maps.read_http2_counts()?;
+        for ((service, backend), counted) in requests::by_backend(&read.flows, &read.totals) {
+            let Some((name, _)) = services.get(&service) else { continue };
+            let Some(record) = records.get(&backend) else { continue };
+            let key = (Arc::clone(name), socket_address(record.address, record.port_be));
+            if view.backends.contains_key(&key) {
+                view.requests.entry(key).or_default().merge(&counted);
+            }
+        }
+        Ok(())
     }
 
     fn close_account(&mut self, records: &BTreeMap<u32, Backend>) {

@@ -1,7 +1,7 @@
 //! What a scrape tells, gathered: the state that `exposition` writes down.
 
 use super::vitals::Vitals;
-use crate::{datapath::fill::TableUse, sources::dns::LookupHealth};
+use crate::{core::requests::Requests, datapath::fill::TableUse, sources::dns::LookupHealth};
 use balancer_common::{
     backend::{BackendStats, state_name},
     reason::Reason,
@@ -34,6 +34,8 @@ pub(super) struct KernelView {
     pub(super) services: BTreeMap<Arc<str>, ServiceView>,
     /// Those that have series of their own.
     pub(super) backends: BTreeMap<(Arc<str>, SocketAddr), BackendView>,
+    /// Requests to those of them whose connections are followed.
+    pub(super) requests: BTreeMap<(Arc<str>, SocketAddr), Requests>,
     /// How many have none.
     pub(super) backends_cut: usize,
 }

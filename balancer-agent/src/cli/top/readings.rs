@@ -4,19 +4,26 @@ use super::super::{
     arguments::Global,
     snapshot::{Snapshot, listens},
 };
-use crate::admin::{self, Answer, Http2Status, Request, client};
+use crate::{
+    admin::{self, Answer, Http2Status, Request, client},
+    core::requests::{self, Requests},
+};
 use anyhow::Context;
 use balancer_common::{backend::state_name, http2::flow::Visibility};
 use serde::Serialize;
-use std::{collections::BTreeMap, net::SocketAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 /// Everything at one moment.
 #[derive(Debug)]
 pub(super) struct Reading {
     at: Instant,
     services: BTreeMap<String, BTreeMap<u32, Backend>>,
-    /// Streams that each connection ever opened, by socket cookie.
-    opened: BTreeMap<u64, (u32, u32)>,
+    /// By backend id.
+    requests: BTreeMap<u32, Requests>,
     /// None without an agent.
     http2: Option<Http2Status>,
 }
@@ -27,7 +34,6 @@ struct Backend {
     state: &'static str,
     connections: u64,
     visible: u64,
-    in_flight: u64,
     failures: u64,
 }
 
@@ -60,6 +66,10 @@ pub(super) struct BackendRow {
     pub(super) calls_per_s: f64,
     /// Calls in flight.
     pub(super) in_flight: u64,
+    /// Median latency of calls that ended, in milliseconds.
+    pub(super) p50_ms: Option<f64>,
+    /// Their 99th percentile, in milliseconds.
+    pub(super) p99_ms: Option<f64>,
     /// Its part of the service's calls; of its connections where no frames are seen.
     pub(super) share: f64,
     /// Connections that failed or were reset.
@@ -85,23 +95,22 @@ impl Reading {
                 state: state_name(record.state),
                 connections: stats.active,
                 visible: 0,
-                in_flight: 0,
                 failures: stats.refused + stats.timed_out + stats.reset,
             };
             found.insert(*id, (record.service, backend));
         }
         let flows = snapshot.maps.read_flows().context("read the connections")?;
         let http2 = snapshot.maps.read_http2_flows().context("read the HTTP/2 connections")?;
-        let mut opened = BTreeMap::new();
         for (cookie, (_, frames)) in &http2 {
             let Some(flow) = flows.get(cookie) else { continue };
             let Some((_, backend)) = found.get_mut(&flow.backend) else { continue };
             if matches!(frames.visibility(), Visibility::Visible | Visibility::Moved) {
                 backend.visible += 1;
-                backend.in_flight += u64::from(frames.in_flight());
-                opened.insert(*cookie, (flow.backend, frames.opened));
             }
         }
+        let counted = snapshot.maps.read_http2_counts().context("read the counts of requests")?;
+        let counted = requests::by_backend(&counted.flows, &counted.totals);
+        let requests = counted.into_iter().map(|((_, backend), it)| (backend, it)).collect();
         for (id, (service, backend)) in found {
             services.entry(snapshot.service_name(service)).or_default().insert(id, backend);
         }
@@ -110,51 +119,80 @@ impl Reading {
             Ok(Answer::Status(status)) => Some(status.http2),
             _ => None,
         };
-        Ok(Self { at: Instant::now(), services, opened, http2 })
+        Ok(Self { at: Instant::now(), services, requests, http2 })
     }
 
     /// What happened since an earlier reading.
     pub(super) fn since(&self, before: &Self) -> Sample {
-        let seconds = self.at.saturating_duration_since(before.at).as_secs_f64();
-        let mut calls: BTreeMap<u32, u64> = BTreeMap::new();
-        for (cookie, (backend, opened)) in &self.opened {
-            let earlier = before.opened.get(cookie).map_or(0, |(_, opened)| *opened);
-            *calls.entry(*backend).or_default() += u64::from(opened.wrapping_sub(earlier));
-        }
+        let elapsed = self.at.saturating_duration_since(before.at);
+        let none = Requests::default();
+        let rates: BTreeMap<u32, Rate> = self
+            .requests
+            .iter()
+            .map(|(id, now)| {
+                let earlier = before.requests.get(id).unwrap_or(&none);
+                (*id, Rate::of(now, earlier, elapsed))
+            })
+            .collect();
         let services = self.services.iter().map(|(name, backends)| ServiceRow {
             name: name.clone(),
-            backends: rows(backends, &calls, seconds),
+            backends: rows(backends, &rates),
         });
+        let seconds = elapsed.as_secs_f64();
         Sample { seconds, services: services.collect(), moves: self.http2.clone() }
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "rates for people")]
-fn rows(
-    backends: &BTreeMap<u32, Backend>,
-    calls: &BTreeMap<u32, u64>,
-    seconds: f64,
-) -> Vec<BackendRow> {
-    let of = |id: &u32| calls.get(id).copied().unwrap_or_default();
-    let all_calls: u64 = backends.keys().map(of).sum();
+/// What a backend's requests were between two readings.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    per_s: f64,
+    in_flight: u64,
+    p50_ms: Option<f64>,
+    p99_ms: Option<f64>,
+}
+
+impl Rate {
+    fn of(now: &Requests, earlier: &Requests, elapsed: Duration) -> Self {
+        let mut recent = *now;
+        for (count, before) in recent.sums.latency.iter_mut().zip(earlier.sums.latency) {
+            *count = count.saturating_sub(before);
+        }
+        let quantile =
+            |part| recent.latency().quantile(part).map(|latency| latency.as_secs_f64() * 1e3);
+        Self {
+            per_s: now.per_second(earlier, elapsed),
+            in_flight: now.in_flight,
+            p50_ms: quantile(0.5),
+            p99_ms: quantile(0.99),
+        }
+    }
+}
+
+fn rows(backends: &BTreeMap<u32, Backend>, rates: &BTreeMap<u32, Rate>) -> Vec<BackendRow> {
+    let of = |id: &u32| rates.get(id).copied().unwrap_or_default();
+    let all_calls: f64 = backends.keys().map(|id| of(id).per_s).sum();
     let all_connections: u64 = backends.values().map(|backend| backend.connections).sum();
-    let share = |id: &u32, backend: &Backend| {
-        let (part, whole) = if all_calls > 0 {
-            (of(id), all_calls)
-        } else {
-            (backend.connections, all_connections)
+    let row = |(id, backend): (&u32, &Backend)| {
+        let rate = of(id);
+        #[expect(clippy::cast_precision_loss, reason = "shares for people")]
+        let share = match (all_calls > 0.0, all_connections) {
+            (true, _) => rate.per_s / all_calls,
+            (false, 0) => 0.0,
+            (false, all) => backend.connections as f64 / all as f64,
         };
-        if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
-    };
-    let row = |(id, backend): (&u32, &Backend)| BackendRow {
-        address: backend.address,
-        state: backend.state,
-        connections: backend.connections,
-        visible: backend.visible,
-        calls_per_s: if seconds > 0.0 { of(id) as f64 / seconds } else { 0.0 },
-        in_flight: backend.in_flight,
-        share: share(id, backend),
-        failures: backend.failures,
+        BackendRow {
+            address: backend.address,
+            state: backend.state,
+            connections: backend.connections,
+            visible: backend.visible,
+            calls_per_s: rate.per_s,
+            in_flight: rate.in_flight,
+            p50_ms: rate.p50_ms,
+            p99_ms: rate.p99_ms,
+            share,
+            failures: backend.failures,
+        }
     };
     let mut rows: Vec<_> = backends.iter().map(row).collect();
     rows.sort_by_key(|row| row.address);
@@ -192,7 +230,7 @@ impl Sample {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::time::Duration;
+    use balancer_common::http2::counts::latency_bucket;
 
     /// A second in which one backend of two answers three of four calls.
     pub(in super::super) fn sample() -> Sample {
@@ -202,7 +240,6 @@ pub(super) mod tests {
             state,
             connections: 4,
             visible: 4,
-            in_flight: 2,
             failures,
         };
         let services = BTreeMap::from([(
@@ -215,15 +252,22 @@ pub(super) mod tests {
             given_up: 1,
             ..Http2Status::default()
         };
-        let reading = |after_s, opened| Reading {
+        let requests = |opened, slow| {
+            let mut requests = Requests { in_flight: 2, ..Requests::default() };
+            requests.sums.opened = opened;
+            requests.sums.latency[latency_bucket(1_000_000)] = opened;
+            requests.sums.latency[latency_bucket(50_000_000)] = slow;
+            requests
+        };
+        let reading = |after_s, requests| Reading {
             at: at + Duration::from_secs(after_s),
             services: services.clone(),
-            opened,
+            requests,
             http2: Some(http2.clone()),
         };
-        let before = reading(0, BTreeMap::from([(7, (1, 10)), (8, (2, u32::MAX))]));
-        // One counter wraps, and one connection is new.
-        let after = reading(2, BTreeMap::from([(7, (1, 20)), (8, (2, 9)), (9, (1, 20))]));
+        // What was slow before does not count.
+        let before = reading(0, BTreeMap::from([(1, requests(10, 500))]));
+        let after = reading(2, BTreeMap::from([(1, requests(40, 500)), (2, requests(10, 10))]));
         after.since(&before)
     }
 
@@ -233,6 +277,8 @@ pub(super) mod tests {
         let [one, two] = &sample.services[0].backends[..] else { panic!("two backends") };
         assert_eq!((one.calls_per_s, two.calls_per_s), (15.0, 5.0));
         assert_eq!((one.share, two.share), (0.75, 0.25));
+        assert!(one.p99_ms.is_some_and(|ms| ms < 2.0), "{one:?}");
+        assert!(two.p99_ms.is_some_and(|ms| ms > 40.0), "{two:?}");
         assert_eq!(
             sample.summary(),
             "1 services, 8 connections (8 followed), 20 calls/s, 4 in flight; 3 moves begun, 2 made, \

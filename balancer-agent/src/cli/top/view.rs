@@ -12,9 +12,19 @@ use ratatui::{
 /// Cells of the longest bar.
 const BAR_CELLS: usize = 20;
 /// The columns, as tables of other commands name theirs: `#` for numbers.
-pub(super) const HEADINGS: [&str; 8] =
-    ["backend", "state", "#conns", "#calls/s", "#in flight", "#failures", "#share", "~"];
-const WIDTHS: [u16; 8] = [26, 9, 7, 9, 10, 9, 8, 20];
+pub(super) const HEADINGS: [&str; 10] = [
+    "backend",
+    "state",
+    "#conns",
+    "#calls/s",
+    "#in flight",
+    "#p50 ms",
+    "#p99 ms",
+    "#failures",
+    "#share",
+    "~",
+];
+const WIDTHS: [u16; 10] = [26, 9, 7, 9, 9, 8, 8, 8, 8, 20];
 
 /// What is drawn.
 #[derive(Debug, Default)]
@@ -33,10 +43,16 @@ pub(super) fn cells(row: &BackendRow) -> Vec<String> {
         row.connections.to_string(),
         format!("{:.1}", row.calls_per_s),
         row.in_flight.to_string(),
+        milliseconds(row.p50_ms),
+        milliseconds(row.p99_ms),
         row.failures.to_string(),
         format!("{:.1} %", row.share * 100.0),
         bar(row.share),
     ]
+}
+
+fn milliseconds(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2}"))
 }
 
 /// A bar, to an eighth of a cell.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     admin::{ConfigStatus, DrainStatus, Http2Status},
-    core::Totals,
+    core::{Totals, requests::Requests},
     datapath::{fill::TableUse, self_test::SelfTest},
     http::{
         latency::ProgrammingLatency,
@@ -17,6 +17,7 @@ use crate::{
 };
 use balancer_common::{
     backend::{STATE_ACTIVE, STATE_DRAINING, STATE_GONE},
+    http2::counts::latency_bucket,
     reason::Reason,
 };
 use std::{
@@ -122,6 +123,13 @@ fn kernel() -> KernelView {
         };
         kernel.services.insert(name.into(), service);
     }
+    let mut requests = Requests { in_flight: 2, abandoned: 1, ..Requests::default() };
+    (requests.sums.opened, requests.sums.ended, requests.sums.reset_by_client) = (13, 9, 1);
+    for (ns, count) in [(90_000, 4), (1_500_000, 5), (60_000_000_000, 1)] {
+        requests.sums.latency[latency_bucket(ns)] += count;
+    }
+    let key = ("shop/\"cart\"".into(), "198.51.100.1:50051".parse().unwrap());
+    kernel.requests.insert(key, requests);
     for (service, address, backend) in [
         ("shop/\"cart\"", "198.51.100.1:50051", backend(STATE_ACTIVE, 4)),
         ("shop/\"cart\"", "[2001:db8::1]:50051", backend(STATE_DRAINING, 2)),
