@@ -72,6 +72,11 @@ fn follow(track: &mut Track, whole: &[u8], first: u32, from: usize, to: usize) {
     track.walked(place, number(to), valid);
 }
 
+/// A grid without what was read of payloads: behind a hole in one, nothing of it is.
+const fn position(grid: Grid) -> Grid {
+    Grid { unit_left: 0, unit_kind: 0, units_left: 0, unit: 0, ..grid }
+}
+
 const CUTS: usize = 12;
 
 proptest! {
@@ -178,7 +183,7 @@ proptest! {
                 let known = track.grid.next_seq.wrapping_sub(seq) as usize;
                 let mut truth = Grid::new(Sender::Server, seq);
                 walk(&mut truth, Sender::Server, &whole[..known]).unwrap();
-                prop_assert_eq!(track.grid, truth);
+                prop_assert_eq!(position(track.grid), position(truth));
             }
         }
         // What is repeated in order afterwards fills every hole.
@@ -187,7 +192,7 @@ proptest! {
         }
         if track.flags & LOST == 0 {
             prop_assert_eq!(track.flags & AHEAD, 0);
-            prop_assert_eq!(track.grid, grid);
+            prop_assert_eq!(position(track.grid), position(grid));
         }
     }
 

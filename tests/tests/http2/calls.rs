@@ -28,6 +28,11 @@ use std::{
 /// Longest wait for what is on its way.
 const SETTLE_S_MAX: u64 = 20;
 const CANCEL: usize = 8;
+/// Clients, one after the other.
+const PROCESSES: u32 = 3;
+/// Streams that keep a backend busy, and connections that should go elsewhere.
+const HELD: u32 = 6;
+const OTHERS: usize = 4;
 
 struct Stage {
     servers: [EchoServer; 2],
@@ -107,7 +112,6 @@ fn the_counters_are_what_client_and_server_counted() {
     if !capability::can_load_ebpf() {
         return;
     }
-    const PROCESSES: u32 = 3;
     for family in &FAMILIES {
         let mut stage = Stage::new("http2-calls", family);
         let name = family.name;
@@ -196,8 +200,6 @@ fn least_request_avoids_who_is_busy() {
     if !capability::can_load_ebpf() {
         return;
     }
-    const HELD: u32 = 6;
-    const OTHERS: usize = 4;
     let family = &FAMILIES[0];
     let mut stage = Stage::new("http2-least", family);
     let lent = &mut stage;

@@ -14,12 +14,16 @@ use balancer_common::http2::{
 };
 use balancer_tests::capability;
 
+/// Streams beyond those that there are slots for.
+const MORE: usize = 12;
+/// Streams that both sides race for; all of them have slots.
+const STREAMS: u32 = 100;
+
 #[test]
 fn streams_without_a_slot_are_counted_as_such() {
     if !capability::can_load_ebpf() {
         return;
     }
-    const MORE: usize = 12;
     let mut kernel = Kernel::load(loader::object(), false);
     let mut books = begun(&mut kernel, 0);
     for _ in 0..STREAM_SLOTS + MORE {
@@ -62,7 +66,6 @@ fn a_stream_ends_once_whoever_is_first() {
     if !capability::can_load_ebpf() {
         return;
     }
-    const STREAMS: u32 = 100;
     let mut kernel = Kernel::load(loader::object(), false);
     let (mut by_client, mut by_server) = (0, 0);
     for seed in 0..HISTORIES {
@@ -98,7 +101,6 @@ fn nothing_is_in_flight_on_what_is_lost_sight_of() {
     if !capability::can_load_ebpf() {
         return;
     }
-    const STREAMS: u32 = 60;
     let mut kernel = Kernel::load(loader::object(), false);
     for seed in 0..HISTORIES {
         let books = begun(&mut kernel, seed);
