@@ -96,7 +96,8 @@ impl Http2 {
             changes_seen: 0,
             looked_at: now,
             pause: BUSY,
-            busy_until: now,
+            // What an earlier agent has left is looked at soon.
+            busy_until: now + BUSY_FOR,
             sweep_at: now,
             is_prepared: false,
             gone: BTreeSet::new(),

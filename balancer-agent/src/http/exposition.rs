@@ -29,9 +29,6 @@ use prometheus_client::{
 };
 use std::fmt;
 
-/// No bucket that has an end ends later.
-const SECONDS_MAX: f64 = 1e9;
-
 type Subject = fn(&View, &mut Sheet<'_>) -> fmt::Result;
 
 /// Everything that is told, in this order.
@@ -141,8 +138,7 @@ impl Sheet<'_> {
             let count = buckets.iter().map(|(_, count)| count).sum();
             let (mut sum, mut begin) = (0.0, 0.0);
             for (end, count) in &buckets {
-                // The last one has no end.
-                let middle = if *end > SECONDS_MAX { begin } else { f64::midpoint(begin, *end) };
+                let middle = if end.is_finite() { f64::midpoint(begin, *end) } else { begin };
                 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
                 let counted = *count as f64;
                 (sum, begin) = (middle.mul_add(counted, sum), *end);

@@ -5,7 +5,7 @@ use balancer_common::http2::flow::{Http2Flow, Visibility};
 use balancer_tests::{
     capability,
     demo::{
-        scale_up::moves::{moves, status, until_followed},
+        scale_up::moves::{moves, until_followed},
         stage::{Stage, VIP},
     },
     grpc::server::EchoServer,
@@ -175,7 +175,7 @@ fn moved_connections_outlive_agents_and_other_limits_and_unload_waits_for_them()
             .await;
             assert_eq!(live(stage, "b1"), 3, "held streams stay");
         }
-        assert_eq!(status(stage).await.unwrap()["clients"], 6);
+        until_followed(stage, CLIENTS.into()).await.unwrap();
         stage.agent.take().unwrap().kill().await.unwrap();
         let (well, text) = ask(stage, &["unload", "--timeout", "300ms"]).await;
         assert!(!well && text.contains("3 connections that were moved are still open"), "{text}");

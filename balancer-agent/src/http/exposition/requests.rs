@@ -67,6 +67,6 @@ fn buckets(requests: &Requests) -> Vec<(f64, u64)> {
         buckets.push((end.as_secs_f64(), within.saturating_sub(below)));
         below = within;
     }
-    buckets.push((f64::MAX, requests.latency().count().saturating_sub(below)));
+    buckets.push((f64::INFINITY, requests.latency().count().saturating_sub(below)));
     buckets
 }
