@@ -15,6 +15,7 @@ pub mod drain;
 pub mod event;
 pub mod fake;
 mod hold;
+mod inspect;
 mod kernel;
 mod leftovers;
 pub mod maglev;
@@ -257,45 +258,6 @@ impl Core {
     /// What a service is declared as, and by whom.
     pub fn declared(&self, service: u32) -> Option<(Source, &Service)> {
         self.observed.service(self.kernel.services.get(&service)?.name.as_ref()?)
-    }
-
-    /// Running totals.
-    pub const fn totals(&self) -> Totals {
-        self.totals
-    }
-
-    /// Sources whose first snapshot is still awaited.
-    pub fn silent_sources(&self) -> impl Iterator<Item = Source> {
-        self.observed.silent.iter().copied()
-    }
-
-    /// Whether a declared service needs a DNS set that nobody has told of yet.
-    pub fn waits(&self) -> bool {
-        self.lookups().any(|lookup| !self.observed.sets.contains_key(lookup))
-    }
-
-    /// Whether a source has not told yet what it declares.
-    pub fn awaits_sources(&self) -> bool {
-        !self.observed.silent.is_empty()
-    }
-
-    /// Whether something failed and waits for [`Core::retry`].
-    pub fn needs_retry(&self) -> bool {
-        !self.failed.is_empty() || !self.kernel.orphans.is_empty() || !self.kernel.strays.is_empty()
-    }
-
-    /// Everything that is not balanced as declared, in order.
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = self.observed.conflicts();
-        problems.extend(self.refused.values().cloned());
-        for (_, service) in self.observed.services() {
-            if service.policy.needs_counts() && !service.tracked {
-                let policy = service.policy.name();
-                problems.push(Problem::Untracked { service: service.name.clone(), policy });
-            }
-        }
-        problems.sort_unstable();
-        problems
     }
 
     /// Computes what changed services claim, and dirties whoever gains or loses by it.

@@ -114,11 +114,8 @@ pub async fn run(options: Options, answers: &Handle) -> anyhow::Result<()> {
     let mut cgroups = pods::watch_cgroups(&options)?;
     let mut daemon = Daemon::new(options, started, &config, file, wanted, dns_health)?;
     let mut pod_objects = kubernetes.pods();
-    daemon.drainer.kubernetes = kubernetes.authority(config.kubernetes.gone_grace);
-    daemon.kubernetes = kubernetes;
-    daemon.engine.core.set_drained(drained::read(&daemon.options.runtime));
-    daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
-    daemon.pods_changed();
+    daemon.know_cluster(kubernetes, &config);
+    daemon.cgroups_changed(&mut cgroups);
     daemon.adopt(&config, services);
     daemon.await_first_answers(&mut dns_events, &mut cluster_updates).await;
     daemon.take_over().await?;
@@ -141,14 +138,8 @@ pub async fn run(options: Options, answers: &Handle) -> anyhow::Result<()> {
             Some(update) = cluster_updates.recv() => daemon.cluster_changed(update),
             Some((request, reply)) = pending_calls.recv() => daemon.answer(request, reply),
             Some(ask) = pending_asks.recv() => drop(ask.send(daemon.vitals())),
-            Ok(()) = cgroups.changed() => {
-                daemon.pods.cgroups_changed(&mut cgroups, &mut daemon.engine.maps);
-                daemon.pods_changed();
-            }
-            Ok(()) = pod_objects.changed() => {
-                daemon.pods.objects_changed(&mut pod_objects, &mut daemon.engine.maps);
-                daemon.pods_changed();
-            }
+            Ok(()) = cgroups.changed() => daemon.cgroups_changed(&mut cgroups),
+            Ok(()) = pod_objects.changed() => daemon.pod_objects_changed(&mut pod_objects),
             _ = drain.tick() => daemon.drain().await,
             () = tokio::time::sleep_until(daemon.http2_due()) => daemon.follow_http2().await,
             _ = sweep.tick() => daemon.sweep(),
@@ -210,6 +201,13 @@ impl Daemon {
             memory: Memory::default(),
             reload_replies: Vec::new(),
         })
+    }
+
+    /// What the daemon needs of the source for Kubernetes, and what users have drained on this node.
+    fn know_cluster(&mut self, kubernetes: Kubernetes, config: &Config) {
+        self.drainer.kubernetes = kubernetes.authority(config.kubernetes.gone_grace);
+        self.kubernetes = kubernetes;
+        self.engine.core.set_drained(drained::read(&self.options.runtime));
     }
 
     /// Applies a configuration: its services go to the core, its lookups to the DNS source.

@@ -90,26 +90,8 @@ kubernetes: {enabled: true, node-name: node-7, kubeconfig: /etc/kubeconfig, depa
     assert_eq!(config, expected);
 }
 
-#[test]
-fn services_are_read_with_their_defaults() {
-    let config = parse(
-        "version: 1
-defaults: {policy: maglev, session-affinity: client, tcp-user-timeout: 20s,
-  keepalive: {idle: 10s, interval: 5s, probes: 3}, drain-timeout: 5m, tracking: false,
-  ejection: false, http2: false}
-services:
-- name: payments
-  frontends: ['10.96.0.10:50051', '[fd00::1]:443', {dns: Payments.Internal., port: 443}]
-  backends:
-  - 10.1.0.1:50051
-  - {address: 10.1.0.2:50051, weight: 3, state: draining}
-  - {dns: pool.internal, port: 50051, weight: 2}
-  - {srv: _grpc._tcp.shop.internal}
-- {name: shop, dns: {name: shop.internal, port: 80}, policy: random, session-affinity: off,
-   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true, ejection: true, http2: true}
-",
-    );
-    let payments = Service {
+fn payments() -> Service {
+    Service {
         name: ServiceName::new("payments").unwrap(),
         frontends: [
             FrontendSource::Fixed("10.96.0.10:50051".parse().unwrap()),
@@ -147,8 +129,11 @@ services:
             interval_s: some(5).unwrap(),
             probes: some(3).unwrap(),
         }),
-    };
-    let shop = Service {
+    }
+}
+
+fn shop() -> Service {
+    Service {
         name: ServiceName::new("shop").unwrap(),
         frontends: [FrontendSource::Resolved(host("shop.internal", 80))].into(),
         backends: [BackendSource::Resolved { lookup: host("shop.internal", 80), weight: 1 }].into(),
@@ -160,8 +145,29 @@ services:
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,
-    };
-    assert_eq!(config.services, [payments, shop]);
+    }
+}
+
+#[test]
+fn services_are_read_with_their_defaults() {
+    let config = parse(
+        "version: 1
+defaults: {policy: maglev, session-affinity: client, tcp-user-timeout: 20s,
+  keepalive: {idle: 10s, interval: 5s, probes: 3}, drain-timeout: 5m, tracking: false,
+  ejection: false, http2: false}
+services:
+- name: payments
+  frontends: ['10.96.0.10:50051', '[fd00::1]:443', {dns: Payments.Internal., port: 443}]
+  backends:
+  - 10.1.0.1:50051
+  - {address: 10.1.0.2:50051, weight: 3, state: draining}
+  - {dns: pool.internal, port: 50051, weight: 2}
+  - {srv: _grpc._tcp.shop.internal}
+- {name: shop, dns: {name: shop.internal, port: 80}, policy: random, session-affinity: off,
+   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true, ejection: true, http2: true}
+",
+    );
+    assert_eq!(config.services, [payments(), shop()]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The pods of this node: from what cgroupfs and the API tell to what the kernel is to know of them.
 
-use super::Options;
+use super::{Daemon, Options};
 use crate::{
     admin::PodStatus,
     core::pods::{
@@ -104,5 +104,21 @@ impl Pods {
         if self.failing.take().is_some() {
             tracing::info!("writes about pods work again");
         }
+    }
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    /// Cgroups of pods have come or gone.
+    pub(super) fn cgroups_changed(&mut self, pictures: &mut watch::Receiver<Arc<Scan>>) {
+        self.pods.cgroups_changed(pictures, &mut self.engine.maps);
+        self.pods_changed();
+    }
+
+    /// The API has told of this node's pods.
+    pub(super) fn pod_objects_changed(&mut self, told: &mut watch::Receiver<Told>) {
+        self.pods.objects_changed(told, &mut self.engine.maps);
+        self.pods_changed();
     }
 }
