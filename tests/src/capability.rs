@@ -1,6 +1,6 @@
 //! What a test needs of the machine: probed, and said when it is missing.
 
-use crate::cluster::version::Version;
+use crate::{cluster::version::Version, interop::program::Programs};
 use nix::unistd::Uid;
 use std::{io::Write as _, path::Path};
 
@@ -16,6 +16,20 @@ pub fn can_load_ebpf() -> bool {
 pub fn can_run_cluster(version: Version) -> bool {
     let missing = missing_for_ebpf();
     has_all(missing.or_else(|| version.programs().err().map(|error| error.to_string())))
+}
+
+/// The programs of other gRPC implementations, if tests with them can run; `tonic` is our own.
+pub fn interop_programs(tonic: &Path) -> Option<Programs> {
+    if !can_load_ebpf() {
+        return None;
+    }
+    match Programs::find(tonic) {
+        Ok(programs) => Some(programs),
+        Err(error) => {
+            has_all(Some(error.to_string()));
+            None
+        }
+    }
 }
 
 fn missing_for_ebpf() -> Option<String> {

@@ -14,6 +14,7 @@ pub mod fixture;
 pub mod flood;
 pub mod greeter;
 pub mod grpc;
+pub mod interop;
 pub mod manifests;
 pub mod scrape;
 pub mod trouble;

@@ -135,21 +135,21 @@ pub fn run(command: &PodCommand) -> anyhow::Result<()> {
     report(&last)
 }
 
-fn enter(pod: &Path) -> anyhow::Result<()> {
+pub(crate) fn enter(pod: &Path) -> anyhow::Result<()> {
     let members = pod.join("cgroup.procs");
     fs::write(&members, std::process::id().to_string())
         .with_context(|| format!("enter cgroup {}", pod.display()))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Input {
+pub(crate) enum Input {
     Wait,
     Dial,
     End,
 }
 
 /// Follows standard input on a thread of its own, which may block until the process ends.
-fn input() -> watch::Receiver<Input> {
+pub(crate) fn input() -> watch::Receiver<Input> {
     let (sender, receiver) = watch::channel(Input::Wait);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines().map_while(Result::ok) {
@@ -162,7 +162,7 @@ fn input() -> watch::Receiver<Input> {
     receiver
 }
 
-fn report(report: &Report) -> anyhow::Result<()> {
+pub(crate) fn report(report: &Report) -> anyhow::Result<()> {
     let line = serde_json::to_string(report).context("write a report")?;
     writeln!(std::io::stdout(), "{line}").context("write to standard output")
 }

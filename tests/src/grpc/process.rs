@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// Longest wait for a report; a client that takes longer hangs.
-const REPORT_MS_MAX: u64 = 20_000;
+const REPORT_MS_MAX: u64 = 60_000;
 
 /// A client process. It is killed when it is dropped.
 pub struct PodProcess {
@@ -42,13 +42,22 @@ impl PodProcess {
         command: &PodCommand,
         log: &Path,
     ) -> anyhow::Result<Self> {
+        let mut process = Command::new(executable);
+        process.args(arguments(command));
+        Self::spawn(name, process, log).await
+    }
+
+    /// The same with a program of any kind that speaks as [`super::pod`] tells.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not come up.
+    pub async fn spawn(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let log = File::options()
             .append(true)
             .create(true)
             .open(log)
             .with_context(|| format!("open {}", log.display()))?;
-        let mut child = Command::new(executable)
-            .args(arguments(command))
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -57,14 +66,16 @@ impl PodProcess {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("start client {name} from {}", executable.display()))?;
+            .with_context(|| {
+                format!("start {name} from {}", command.as_std().get_program().display())
+            })?;
         let input = child.stdin.take().context("take the client's standard input")?;
         let output = child.stdout.take().context("take the client's standard output")?;
         let output = BufReader::new(output).lines();
         let mut process = Self { name: name.to_owned(), child, input, output };
         match process.next().await? {
             Report::Ready => Ok(process),
-            other => bail!("client {name}: {other:?} instead of being ready"),
+            other => bail!("{name}: {other:?} instead of being ready"),
         }
     }
 

@@ -1,0 +1,133 @@
+//! Moves connections at a pace, and sees to it that each client comes back on another.
+
+use super::round::{Round, Way};
+use balancer_agent::datapath::http2;
+use balancer_common::http2::{
+    Http2Request,
+    flow::{Http2Flow, Http2Key, Visibility},
+    gate::{CLOSED, DEAD, INJECTED, WANTED, WANTED_NOW},
+};
+use balancer_tests::fixture::Fixture;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// The pace: a move, and the next one.
+const PERIOD: Duration = Duration::from_millis(200);
+/// How often connections are looked at: maps raise no events.
+const LOOK: Duration = Duration::from_millis(10);
+/// Longest wait for a move to be made and followed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who sends clients elsewhere, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The kernel programs, at any boundary.
+    Now,
+    /// The kernel programs, when no stream is open.
+    Quiet,
+    /// The server itself, by its connections' age.
+    Native,
+}
+
+/// A service whose connections are moved.
+pub(crate) struct Lane {
+    service: u32,
+    backend: SocketAddr,
+    pub(crate) moves: u64,
+    pub(crate) out_of_sync: u64,
+    /// The connection that was asked to move.
+    asked: Option<u64>,
+    /// Those that were counted as out of sync.
+    lost: BTreeSet<u64>,
+    due: Instant,
+    progress: Instant,
+}
+
+impl Lane {
+    pub(crate) fn new(service: u32, backend: SocketAddr) -> Self {
+        let (now, lost) = (Instant::now(), BTreeSet::new());
+        let (moves, out_of_sync, asked) = (0, 0, None);
+        Self { service, backend, moves, out_of_sync, asked, lost, due: now, progress: now }
+    }
+
+    fn step(&mut self, fixture: &Fixture, flows: &[(Http2Key, Http2Flow)], round: &Round) {
+        let mine: Vec<_> = flows
+            .iter()
+            .filter(|(key, _)| u16::from_be(key.server_port_be) == self.backend.port())
+            .collect();
+        for (_, flow) in &mine {
+            if flow.visibility() == Visibility::OutOfSync && self.lost.insert(flow.cookie) {
+                self.out_of_sync += 1;
+                assert!(matches!(round.way, Way::Bad { .. }), "out of sync: {flow:?}");
+            }
+        }
+        if let Some(cookie) = self.asked {
+            self.follow(cookie, &mine);
+        } else if Instant::now() >= self.due
+            && let Some((key, flow)) = mine.iter().find(|(_, flow)| is_movable(flow))
+        {
+            let wanted = if round.mode == Mode::Quiet { WANTED } else { WANTED_NOW };
+            let request = Http2Request { key: *key, cookie: flow.cookie, wanted };
+            if http2::request(fixture.loaded(), &request).unwrap() {
+                self.asked = Some(flow.cookie);
+                self.due = (self.due + PERIOD).max(Instant::now());
+            }
+        }
+        let stuck = self.progress.elapsed() > PATIENCE;
+        assert!(!stuck, "after {} moves to {}: {mine:?}", self.moves, self.backend);
+    }
+
+    /// Looks whether the connection has moved, and the client has another one.
+    fn follow(&mut self, cookie: u64, mine: &[&(Http2Key, Http2Flow)]) {
+        let asked = mine.iter().find(|(_, flow)| flow.cookie == cookie);
+        let Some((_, asked)) = asked else {
+            self.asked = None;
+            return;
+        };
+        let has_another = mine.iter().any(|(_, flow)| flow.cookie != cookie && is_live(flow));
+        if asked.gate & INJECTED != 0 {
+            if has_another {
+                self.moves += 1;
+                self.asked = None;
+                self.progress = Instant::now();
+            }
+        } else if asked.gate & CLOSED != 0 || self.lost.contains(&cookie) {
+            self.asked = None;
+            self.progress = Instant::now();
+        }
+    }
+}
+
+fn is_live(flow: &Http2Flow) -> bool {
+    flow.gate & (CLOSED | DEAD | INJECTED) == 0
+}
+
+fn is_movable(flow: &Http2Flow) -> bool {
+    is_live(flow) && flow.visibility() == Visibility::Visible
+}
+
+/// Sends clients elsewhere until each has gone as often as the round says.
+pub(crate) async fn keep_moving(fixture: &Fixture, lanes: &mut [Lane], round: &Round) {
+    let mut look = tokio::time::interval(LOOK);
+    while lanes.iter().any(|lane| lane.moves < round.moves) {
+        look.tick().await;
+        let flows = &fixture.loaded().maps.http2_flows;
+        let flows: Vec<_> =
+            flows.iter().filter_map(Result::ok).map(|(key, flow)| (key.0, flow.0)).collect();
+        for lane in lanes.iter_mut().filter(|lane| lane.moves < round.moves) {
+            if round.mode == Mode::Native {
+                let stats = fixture.stats(lane.service, lane.backend).unwrap();
+                let gone = stats.established.saturating_sub(1);
+                if gone > lane.moves {
+                    (lane.moves, lane.progress) = (gone, Instant::now());
+                }
+                assert!(lane.progress.elapsed() < PATIENCE, "{} sends nobody away", lane.backend);
+            } else {
+                lane.step(fixture, &flows, round);
+            }
+        }
+    }
+}
