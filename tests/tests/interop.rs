@@ -25,6 +25,15 @@ const MOVES: u64 = 50;
 /// Names the variable that asks for the long suite: three times the moves, every path for every pair.
 const LONG: &str = "BALANCER_INTEROP_LONG";
 
+/// Tries on a bad path: connections that moved, or are out of sync.
+const TRIES: u64 = 40;
+/// What a bad path loses, repeats and delays of a hundred packets each.
+const PERCENTS: [f64; 3] = [0.1, 1.0, 5.0];
+const SEED: u64 = 1;
+
+/// How hyper's failures end.
+const CANCELLED: &str = "Cancelled: operation was canceled";
+
 /// Unary calls from nothing to 200 KiB, eight at a time, and a long stream of each kind.
 const MIXED: Calls = Calls { unary: 8, rate: 100, streams: 1, bytes_max: 200 << 10, renew: 0 };
 
@@ -68,18 +77,96 @@ fn every_client_follows_from_every_server_and_no_call_fails() {
     for (v6, way) in ways {
         for pairs in pairs() {
             let (mode, moves) = (Mode::Now, moves());
-            let round = Round { v6: *v6, way: *way, pairs, calls: MIXED, mode, moves };
+            let round =
+                Round { v6: *v6, way: *way, pairs, calls: MIXED, mode, moves, strict: true };
             for outcome in play(&programs, &round) {
                 assert!(outcome.dials > outcome.moves, "{}", outcome.line());
                 if outcome.pair.0 == Tonic {
-                    // hyper cancels the first request after any GOAWAY while another stream is open, a
-                    // server's own one included: its dispatcher finds out by that request.
-                    assert_eq!(outcome.mismatches(), 0, "{}", outcome.line());
-                    assert!(outcome.tally.failed() <= outcome.moves, "{}", outcome.line());
+                    assert_hyper(&outcome);
                 } else {
                     assert_nothing_lost(&outcome);
                 }
             }
         }
     }
+}
+
+/// hyper cancels requests that are on their way to a connection when any GOAWAY comes while another stream is
+/// open, a server's own one included. Nothing else may fail.
+fn assert_hyper(outcome: &Outcome) {
+    let line = outcome.line();
+    assert!(outcome.tally.failures.keys().all(|why| why.ends_with(CANCELLED)), "{line}");
+    assert!(outcome.tally.replied() > 0, "{line}");
+}
+
+fn from_tonic() -> Vec<(Implementation, Implementation)> {
+    Implementation::ALL.map(|server| (Tonic, server)).into()
+}
+
+#[test]
+fn tonic_loses_no_more_calls_than_by_its_servers_own_goaway() {
+    let Some(programs) = programs() else { return };
+    let round = |mode| {
+        let (v6, way, pairs, moves) = (false, Way::Offloads, from_tonic(), moves());
+        play(&programs, &Round { v6, way, pairs, calls: MIXED, mode, moves, strict: true })
+    };
+    let (native, moved) = (round(Mode::Native), round(Mode::Now));
+    let failed = |outcomes: &[Outcome]| outcomes.iter().map(|it| it.tally.failed()).sum::<u64>();
+    let goaways = |outcomes: &[Outcome]| outcomes.iter().map(|it| it.moves).sum::<u64>();
+    let (native_failed, moved_failed) = (failed(&native), failed(&moved));
+    let (sent, put_in) = (goaways(&native), goaways(&moved));
+    // Both draw from the same chances: a moment, and which requests are on their way then.
+    let bound = native_failed * put_in / sent.max(1);
+    println!("servers' own: {native_failed} failed of {sent}; moves: {moved_failed} of {put_in}");
+    moved.iter().for_each(assert_hyper);
+    assert!(moved_failed <= bound + bound / 4 + 10, "{moved_failed} of {put_in}, expected {bound}");
+}
+
+#[test]
+fn tonic_loses_no_call_when_moves_wait_for_a_quiet_moment() {
+    let Some(programs) = programs() else { return };
+    let calls = Calls { rate: 40, streams: 0, ..MIXED };
+    let (v6, way, mode, moves) = (true, Way::Offloads, Mode::Quiet, moves() / 2);
+    let round = Round { v6, way, pairs: from_tonic(), calls, mode, moves, strict: true };
+    for outcome in play(&programs, &round) {
+        assert_eq!(outcome.tally.failed(), 0, "{}", outcome.line());
+        assert!(outcome.tally.replied() > 0, "{}", outcome.line());
+    }
+}
+
+#[test]
+fn what_large_requests_lose_is_shown_beside_servers_own_goaway() {
+    let Some(programs) = programs() else { return };
+    let calls = Calls { unary: 4, rate: 20, streams: 0, bytes_max: 1 << 20, renew: 0 };
+    for mode in [Mode::Native, Mode::Now] {
+        let (v6, way, moves) = (false, Way::Offloads, moves() / 2);
+        let [_, pairs, _] = pairs();
+        for outcome in play(&programs, &Round { v6, way, pairs, calls, mode, moves, strict: false })
+        {
+            assert_eq!(outcome.mismatches(), 0, "{}", outcome.line());
+        }
+    }
+}
+
+#[test]
+fn no_call_fails_on_a_path_that_loses_repeats_and_reorders() {
+    let Some(programs) = programs() else { return };
+    // A connection for each worker, and another after some calls: one that is out of sync stays so.
+    let calls = Calls { unary: 8, rate: 100, streams: 0, bytes_max: 64 << 10, renew: 20 };
+    let mut moved = 0;
+    for percent in PERCENTS {
+        let pairs = vec![(Tonic, Tonic), (Go, Go), (Tonic, Go), (Go, Grpcio)];
+        let (way, mode) = (Way::Bad { percent, seed: SEED }, Mode::Now);
+        let moves = if is_long() { 3 * TRIES } else { TRIES };
+        for v6 in [false, true] {
+            let round = Round { v6, way, pairs: pairs.clone(), calls, mode, moves, strict: false };
+            for outcome in play(&programs, &round) {
+                assert_eq!(outcome.mismatches(), 0, "{}", outcome.line());
+                assert_eq!(outcome.failed_in_time(), 0, "{}", outcome.line());
+                assert!(outcome.tally.replied() > 0, "{}", outcome.line());
+                moved += outcome.moves;
+            }
+        }
+    }
+    assert!(moved > 0);
 }

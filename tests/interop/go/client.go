@@ -91,6 +91,8 @@ func (client *client) attempt(kind string, limit time.Duration, act func(context
 func (client *client) unaryWorker(number int, channel *grpc.ClientConn) {
 	rng := rand.New(rand.NewSource(client.plan.seed*1000 + int64(number)))
 	period := time.Second * time.Duration(client.plan.unary) / time.Duration(client.plan.rate)
+	// Workers that begin together would end in step with moves.
+	time.Sleep(time.Duration(rng.Int63n(int64(period))))
 	ticker := time.NewTicker(period)
 	defer ticker.Stop()
 	own := channel == nil

@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{self, MissedTickBehavior},
+    time::{self, Instant, MissedTickBehavior},
 };
 use tonic::{
     Request, Status,
@@ -107,7 +107,8 @@ impl BytesClient {
         let mut rng = StdRng::seed_from_u64(self.plan.seed * 1_000 + number);
         let mut tally = Tally::default();
         let period = Duration::from_secs(1) * self.plan.unary / self.plan.rate.max(1);
-        let mut pace = time::interval(period);
+        // Workers that begin together would end in step with moves.
+        let mut pace = time::interval_at(Instant::now() + period.mul_f64(rng.random()), period);
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         for calls in 0_u64.. {
             tokio::select! {

@@ -74,16 +74,16 @@ impl Path {
         Ok(path)
     }
 
-    /// Connects them by two pairs, whose ends `a` (to the pod) and `b` are in a namespace of their own:
+    /// Connects them by two pairs, whose ends `near` (to the pod) and `far` are in a namespace of their own:
     /// nothing gets through until a program there carries it.
     ///
     /// # Errors
     /// When `ip` refuses it.
     pub fn with_gap() -> anyhow::Result<Self> {
         let (pod, relay) = (Namespace::new()?, Namespace::new()?);
-        pod.link("eth0", "a", &relay.0)?;
-        relay.link("b", "pod", &own_namespace()?)?;
-        for end in ["a", "b"] {
+        pod.link("eth0", "near", &relay.0)?;
+        relay.link("far", "pod", &own_namespace()?)?;
+        for end in ["near", "far"] {
             relay.run(&["sysctl", "-qw", &format!("net.ipv6.conf.{end}.disable_ipv6=1")])?;
             relay.run(&["ip", "link", "set", end, "up"])?;
         }
@@ -133,7 +133,9 @@ impl Path {
 impl Namespace {
     fn link(&self, name: &str, peer: &str, to: &File) -> anyhow::Result<()> {
         let to = path_of(to);
-        self.run(&["ip", "link", "add", name, "type", "veth", "peer", "name", peer, "netns", &to])?;
+        self.run(&[
+            "ip", "link", "add", "name", name, "type", "veth", "peer", "name", peer, "netns", &to,
+        ])?;
         Ok(())
     }
 }
