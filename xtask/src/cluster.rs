@@ -1,7 +1,7 @@
 //! `cargo xtask cluster`: a real Kubernetes control plane, built from source and run on loopback.
 
 pub(crate) mod binaries;
-mod go;
+pub(crate) mod go;
 
 use std::{os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 

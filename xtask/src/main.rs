@@ -9,6 +9,7 @@ mod build;
 mod cluster;
 mod demo;
 mod image;
+mod interop;
 mod kernels;
 mod lint;
 mod privilege;

@@ -16,7 +16,7 @@ use clap::Args;
 use self::outcome::{Outcome, Summary};
 use crate::{
     artifacts::{self, Executable},
-    build, cluster, privilege, process, system,
+    build, cluster, interop, privilege, process, system,
     system::Need,
     workspace,
 };
@@ -54,10 +54,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut cargo = workspace::cargo();
     cargo.args(["test", "--no-run"]);
     let executables = artifacts::build(&mut cargo)?;
-    let control_plane = cluster::prepare_tests();
+    let prepared = [cluster::prepare_tests(), interop::prepare_tests()];
     let mut summary = Summary::default();
     for executable in executables.iter().filter(|executable| executable.is_harness) {
-        let outcome = run_one(executable, options, &control_plane)
+        let outcome = run_one(executable, options, &prepared)
             .with_context(|| format!("run the tests of {}", label(executable)))?;
         summary.add(&label(executable), outcome);
     }
@@ -76,14 +76,11 @@ fn label(executable: &Executable) -> String {
 /// Passed to every test program: nothing may be skipped in CI.
 fn variables(
     executable: &Executable,
-    control_plane: &(&'static str, String),
+    prepared: &[(&'static str, String)],
 ) -> Vec<(&'static str, String)> {
     let directory = executable.directory.display().to_string();
-    let mut variables = vec![
-        workspace::agent_variable("debug"),
-        ("CARGO_MANIFEST_DIR", directory),
-        control_plane.clone(),
-    ];
+    let mut variables = vec![workspace::agent_variable("debug"), ("CARGO_MANIFEST_DIR", directory)];
+    variables.extend(prepared.iter().cloned());
     if workspace::is_ci() {
         variables.push(("BALANCER_REQUIRE", "all".into()));
     }
@@ -93,12 +90,12 @@ fn variables(
 fn run_one(
     executable: &Executable,
     options: &Options,
-    control_plane: &(&'static str, String),
+    prepared: &[(&'static str, String)],
 ) -> Result<Outcome> {
     println!("\n=== {}", label(executable));
     let arguments: Vec<String> =
         options.filters.iter().chain(&options.arguments).cloned().collect();
-    let variables = variables(executable, control_plane);
+    let variables = variables(executable, prepared);
     let mut command = if executable.package == workspace::TESTS_PACKAGE {
         privilege::as_root(&executable.path, &arguments, &variables, "load the kernel programs")?
     } else {

@@ -33,6 +33,13 @@ pub(crate) fn tools() -> PathBuf {
     target().join("tools")
 }
 
+/// Where `what` is kept outside the repository, so that a clean checkout makes nothing anew.
+pub(crate) fn cache(what: &str) -> PathBuf {
+    let home = || env::home_dir().unwrap_or_else(env::temp_dir).join(".cache");
+    let base = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty());
+    base.map_or_else(home, PathBuf::from).join("balancer").join(what)
+}
+
 /// Whether this is a CI run, in which nothing may be skipped.
 pub(crate) fn is_ci() -> bool {
     env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false")

@@ -65,7 +65,8 @@ pub struct BytesPlan {
 /// A client whose connection stands.
 #[derive(Clone)]
 pub struct BytesClient {
-    grpc: Grpc<Channel>,
+    /// None where each worker has a connection of its own: one that idles never moves.
+    grpc: Option<Grpc<Channel>>,
     plan: BytesPlan,
     pool: Arc<[u8]>,
 }
@@ -78,7 +79,11 @@ impl BytesClient {
     pub async fn connect(plan: &BytesPlan) -> anyhow::Result<Self> {
         let mut pool = vec![0; POOL_BYTES];
         StdRng::seed_from_u64(plan.seed).fill_bytes(&mut pool);
-        let grpc = dial(plan.target).await.with_context(|| format!("dial {}", plan.target))?;
+        let mut grpc = None;
+        if plan.renew == 0 {
+            let dialled = dial(plan.target).await;
+            grpc = Some(dialled.with_context(|| format!("dial {}", plan.target))?);
+        }
         Ok(Self { grpc, plan: plan.clone(), pool: pool.into() })
     }
 
@@ -119,7 +124,7 @@ impl BytesClient {
             }
             if self.plan.renew > 0 && calls % self.plan.renew == 0 {
                 match dial(self.plan.target).await {
-                    Ok(grpc) => self.grpc = grpc,
+                    Ok(grpc) => self.grpc = Some(grpc),
                     Err(error) => count(&mut tally.failures, format!("dial: {error}")),
                 }
             }
@@ -131,9 +136,9 @@ impl BytesClient {
 
     async fn unary(&mut self, rng: &mut StdRng) -> Result<(), Status> {
         let request = seal(chunk(&self.pool, rng, self.plan.bytes_max));
-        self.ready().await?;
+        let grpc = self.ready().await?;
         let path = PathAndQuery::from_static(UNARY);
-        let call = self.grpc.unary(Request::new(request.clone()), path, RawCodec);
+        let call = grpc.unary(Request::new(request.clone()), path, RawCodec);
         let reply = within(UNARY_S_MAX, call).await?.into_inner();
         equal(&reply, &request)
     }
@@ -163,9 +168,9 @@ impl BytesClient {
         let chunk = chunk(&self.pool, rng, STREAM_BYTES_MAX).to_vec();
         let pause_us = STREAM_PAUSE_MS * 1_000;
         let request = seal(&numbered(STREAM_MESSAGES, &numbered(pause_us, &chunk)));
-        self.ready().await?;
+        let grpc = self.ready().await?;
         let path = PathAndQuery::from_static(DOWNLOAD);
-        let call = self.grpc.server_streaming(Request::new(request), path, RawCodec);
+        let call = grpc.server_streaming(Request::new(request), path, RawCodec);
         let mut replies = call.await?.into_inner();
         let mut index = 0;
         while let Some(reply) = replies.message().await? {
@@ -184,9 +189,9 @@ impl BytesClient {
             digest.update(payload);
         }
         let messages = paced(payloads.into_iter().map(|payload| seal(&payload)));
-        self.ready().await?;
+        let grpc = self.ready().await?;
         let path = PathAndQuery::from_static(UPLOAD);
-        let call = self.grpc.client_streaming(Request::new(messages), path, RawCodec);
+        let call = grpc.client_streaming(Request::new(messages), path, RawCodec);
         let reply = call.await?.into_inner();
         let expected = numbered(STREAM_MESSAGES, digest.finish().as_ref());
         equal(&unseal(&reply).unwrap_or_default(), &expected)
@@ -197,9 +202,9 @@ impl BytesClient {
             .map(|index| seal(&numbered(index, chunk(&self.pool, rng, STREAM_BYTES_MAX))))
             .collect();
         let messages = paced(sent.clone().into_iter());
-        self.ready().await?;
+        let grpc = self.ready().await?;
         let path = PathAndQuery::from_static(CHAT);
-        let call = self.grpc.streaming(Request::new(messages), path, RawCodec);
+        let call = grpc.streaming(Request::new(messages), path, RawCodec);
         let mut replies = call.await?.into_inner();
         while let Some(reply) = replies.message().await? {
             equal(&reply, &sent.pop_front().unwrap_or_default())?;
@@ -207,8 +212,10 @@ impl BytesClient {
         if sent.is_empty() { Ok(()) } else { Err(mismatch(0, sent.len())) }
     }
 
-    async fn ready(&mut self) -> Result<(), Status> {
-        self.grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+    async fn ready(&mut self) -> Result<&mut Grpc<Channel>, Status> {
+        let grpc = self.grpc.as_mut().ok_or_else(|| Status::unavailable("not connected"))?;
+        grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(grpc)
     }
 }
 

@@ -100,15 +100,17 @@ impl Path {
         Ok(self.relay.as_ref().context("the path has no gap")?.command(words))
     }
 
-    /// Segments that the pod's and the servers' kernels found damaged: bad checksums and other errors.
+    /// Segments that the pod's and the servers' kernels refused together: all of them, and those with a wrong
+    /// checksum.
     ///
     /// # Errors
     /// When the counters cannot be read.
-    pub fn damaged(&self) -> anyhow::Result<u64> {
+    pub fn damaged(&self) -> anyhow::Result<(u64, u64)> {
         let pod = damaged(&self.pod.run(&["cat", "/proc/net/snmp"])?)?;
         let file = "/proc/thread-self/net/snmp";
         let world = std::fs::read_to_string(file).with_context(|| format!("read {file}"))?;
-        Ok(pod + damaged(&world)?)
+        let world = damaged(&world)?;
+        Ok((pod.0 + world.0, pod.1 + world.1))
     }
 
     fn up(&self) -> anyhow::Result<()> {
@@ -167,15 +169,18 @@ fn text(mut command: Command) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The sum of TCP's `InErrs` and `InCsumErrors`.
-fn damaged(snmp: &str) -> anyhow::Result<u64> {
+/// TCP's `InErrs` and `InCsumErrors`.
+fn damaged(snmp: &str) -> anyhow::Result<(u64, u64)> {
     let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let names = lines.next().context("no names of TCP's counters")?.split_whitespace();
-    let values = lines.next().context("no values of TCP's counters")?.split_whitespace();
-    let errors: Vec<_> =
-        names.zip(values).filter(|(name, _)| ["InErrs", "InCsumErrors"].contains(name)).collect();
-    ensure!(errors.len() == 2, "TCP's counters lack errors: {snmp}");
-    errors.iter().map(|(_, value)| value.parse::<u64>().context("read a counter")).sum()
+    let names = lines.next().context("no names of TCP's counters")?;
+    let values = lines.next().context("no values of TCP's counters")?;
+    let value = |name: &str| {
+        let mut both = names.split_whitespace().zip(values.split_whitespace());
+        let (_, value) =
+            both.find(|(other, _)| *other == name).with_context(|| format!("no {name}"))?;
+        value.parse::<u64>().with_context(|| format!("read {name}"))
+    };
+    Ok((value("InErrs")?, value("InCsumErrors")?))
 }
 
 #[cfg(test)]
@@ -186,7 +191,7 @@ mod tests {
     fn errors_are_read_by_their_names() {
         let text =
             "Ip: Forwarding\nIp: 1\nTcp: MaxConn InErrs OutRsts InCsumErrors\nTcp: -1 3 9 2\n";
-        assert_eq!(damaged(text).unwrap(), 5);
+        assert_eq!(damaged(text).unwrap(), (3, 2));
         assert!(damaged("Tcp: MaxConn\nTcp: 1\n").is_err());
     }
 }

@@ -84,7 +84,9 @@ impl Lane {
             let request = Http2Request { key: *key, cookie: flow.cookie, wanted };
             if http2::request(fixture.loaded(), &request).unwrap() {
                 self.asked = Some(flow.cookie);
-                self.due = (self.due + PERIOD).max(Instant::now());
+                // At no fixed step with the calls.
+                let period = PERIOD.mul_f64(rand::random_range(0.5..1.5));
+                self.due = (self.due + period).max(Instant::now());
             }
         }
         let patience = if is_bad { BAD_PATIENCE } else { PATIENCE };

@@ -1,7 +1,7 @@
 //! The control plane's binaries: compiled once per release, kept in the user's cache.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::go::Go;
-use crate::process;
+use crate::{process, workspace};
 
 /// A release of Kubernetes that the tests use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +40,9 @@ const PROGRAMS: [(&str, &str); 3] = [
 /// Changes whenever binaries that are kept must be made anew.
 const RECIPE: &str = "1";
 
-/// Where they are kept: outside the repository, so that a clean checkout compiles nothing anew.
+/// Where they are kept.
 pub(crate) fn cache() -> PathBuf {
-    let home = || env::home_dir().unwrap_or_else(env::temp_dir).join(".cache");
-    let base = env::var_os("XDG_CACHE_HOME").filter(|value| !value.is_empty());
-    base.map_or_else(home, PathBuf::from).join("balancer").join("control-plane")
+    workspace::cache("control-plane")
 }
 
 /// The directory with the programs of `release`, which are compiled if they are not there.

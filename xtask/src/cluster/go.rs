@@ -20,7 +20,7 @@ const USUAL: &str = "/usr/local/go/bin/go";
 
 /// A usable Go.
 #[derive(Debug)]
-pub(super) struct Go {
+pub(crate) struct Go {
     path: PathBuf,
 }
 
@@ -32,17 +32,17 @@ struct Download {
 
 impl Go {
     /// The one in `PATH`, or where its archives put it.
-    pub(super) fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<Self> {
         let usual = Some(PathBuf::from(USUAL)).filter(|path| process::is_executable(path));
         let Some(path) = process::find_in_path("go").or(usual) else {
-            bail!("Go is not installed, which compiles the control plane\n{}", hint());
+            bail!("Go is not installed, which compiles programs for the tests\n{}", hint());
         };
         let version = process::output(Command::new(&path).args(["env", "GOVERSION"]))?;
         let version = version.trim();
         if minor(version).is_none_or(|minor| minor < MINOR_MIN) {
             bail!(
                 "{} is {version}, and only Go 1.{MINOR_MIN} or newer fetches the Go that \
-                 Kubernetes asks for\n{}",
+                 a module asks for\n{}",
                 path.display(),
                 hint()
             );
@@ -93,6 +93,13 @@ impl Go {
         let flags = format!("-s -w -X k8s.io/component-base/version.gitVersion=v{version}");
         let mut command = self.command(directory);
         command.args(["build", "-mod=mod", "-ldflags", &flags, "-o"]).arg(program).arg(package);
+        process::run(&mut command)
+    }
+
+    /// Compiles the program of a module of the repository, from the very versions that its go.sum names.
+    pub(crate) fn build_module(&self, directory: &Path, program: &Path) -> Result<()> {
+        let mut command = self.command(directory);
+        command.args(["build", "-mod=readonly", "-ldflags", "-s -w", "-o"]).arg(program).arg(".");
         process::run(&mut command)
     }
 }
