@@ -7,6 +7,7 @@
 //! [`crate::grpc::pod`] tells.
 
 pub mod client;
+pub mod frame;
 pub mod message;
 pub mod path;
 pub mod program;

@@ -1,11 +1,7 @@
 //! Other implementations of gRPC for the interop tests: grpcio in a Python environment of its own, and a program on
 //! grpc-go, kept in the user's cache.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -58,32 +54,31 @@ fn stamp_of(sources: &Path) -> Result<String> {
 }
 
 fn install_grpcio(requirements: &Path, environment: &Path) -> Result<()> {
-    let Some(python) = process::find_in_path("python3") else {
-        bail!(
-            "Python is not installed, which grpcio needs\nhint: install python3 and {VENV_PACKAGE}"
-        );
-    };
-    make_environment(&python, environment)?;
+    make_environment(environment).context("make a Python environment")?;
     let mut pip = Command::new(environment.join("bin").join("python"));
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
     pip.args(["--require-hashes", "--only-binary=:all:", "--no-deps", "-r"]).arg(requirements);
     process::run(&mut pip).context("install grpcio")
 }
 
-fn make_environment(python: &Path, environment: &Path) -> Result<()> {
-    let make = || process::output(Command::new(python).args(["-m", "venv"]).arg(environment));
+/// Makes it with the Python that is there; Debian's needs a package for that.
+fn make_environment(environment: &Path) -> Result<()> {
+    let make = || {
+        let Some(python) = process::find_in_path("python3") else {
+            bail!("Python is not installed, which grpcio needs");
+        };
+        process::output(Command::new(python).args(["-m", "venv", "--clear"]).arg(environment))
+    };
     let Err(error) = make() else { return Ok(()) };
     let System { may_install, has_apt, .. } = System::detect();
     if may_install {
-        system::apt_install(&[VENV_PACKAGE])?;
+        system::apt_install(&["python3", VENV_PACKAGE])?;
         return make().map(drop);
     }
-    let hint = if has_apt {
-        format!("\nhint: sudo apt-get install -y {VENV_PACKAGE}")
-    } else {
-        String::new()
-    };
-    Err(error.context(format!("make a Python environment{hint}")))
+    if has_apt {
+        bail!("{error:#}\nhint: sudo apt-get install -y python3 {VENV_PACKAGE}");
+    }
+    Err(error)
 }
 
 #[cfg(test)]
@@ -92,7 +87,7 @@ mod tests {
 
     #[test]
     fn every_source_counts_and_none_is_forgotten() {
-        let sources: PathBuf = workspace::root().join("tests").join("interop");
+        let sources = workspace::root().join("tests").join("interop");
         let stamp = stamp_of(&sources).expect("all sources are there");
         assert!(stamp.contains("--hash=sha256:") && stamp.contains("google.golang.org/grpc"));
         for entry in fs::read_dir(sources.join("go")).expect("a folder") {

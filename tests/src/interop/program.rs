@@ -109,6 +109,9 @@ pub enum InteropCommand {
         /// Milliseconds after which connections get a GOAWAY; 0 is never.
         #[arg(long, default_value_t = 0)]
         age_ms: u64,
+        /// Milliseconds after which one GOAWAY frame stands behind the server's bytes; 0 is never.
+        #[arg(long, default_value_t = 0)]
+        frame_ms: u64,
     },
     /// Dial, and make calls until standard input closes.
     Client {
@@ -132,7 +135,9 @@ pub fn run(command: &InteropCommand) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let last = runtime.block_on(async {
         let done = match command {
-            InteropCommand::Server { listen, age_ms } => serve(*listen, *age_ms).await,
+            InteropCommand::Server { listen, age_ms, frame_ms } => {
+                serve(*listen, *age_ms, *frame_ms).await
+            }
             InteropCommand::Client { plan, .. } => call(plan).await,
         };
         done.unwrap_or_else(|error| Report::Failed { error: format!("{error:#}") })
@@ -140,10 +145,10 @@ pub fn run(command: &InteropCommand) -> anyhow::Result<()> {
     report(&last)
 }
 
-async fn serve(listen: SocketAddr, age_ms: u64) -> anyhow::Result<Report> {
-    let age = (age_ms > 0).then(|| Duration::from_millis(age_ms));
+async fn serve(listen: SocketAddr, age_ms: u64, frame_ms: u64) -> anyhow::Result<Report> {
+    let age = |ms| (ms > 0).then(|| Duration::from_millis(ms));
     let mut input = input();
-    let server = server::serve(listen, age).await?;
+    let server = server::serve(listen, age(age_ms), age(frame_ms)).await?;
     report(&Report::Ready)?;
     // A sender that is gone has said End before.
     let _ = input.wait_for(|input| *input == Input::End).await;

@@ -1,7 +1,8 @@
 //! tonic's side as a server.
 
-use super::message::{
-    CHAT, DOWNLOAD, MESSAGE_BYTES_MAX, RawCodec, UNARY, UPLOAD, numbered, seal, unseal,
+use super::{
+    frame::Framed,
+    message::{CHAT, DOWNLOAD, MESSAGE_BYTES_MAX, RawCodec, UNARY, UPLOAD, numbered, seal, unseal},
 };
 use crate::grpc::connection::{Counters, Incoming};
 use anyhow::Context as _;
@@ -27,17 +28,20 @@ use tonic::{
     transport::Server,
 };
 
-/// Listens, and serves until the task is aborted; connections get a GOAWAY when they are so old.
+/// Listens, and serves until the task is aborted. When connections are as old as `age`, tonic sends them away; when
+/// as old as `frame`, one GOAWAY stands behind its bytes, and tonic does not know.
 ///
 /// # Errors
 /// When the address is not there or taken.
 pub async fn serve(
     listen: SocketAddr,
     age: Option<Duration>,
+    frame: Option<Duration>,
 ) -> anyhow::Result<JoinHandle<Result<(), tonic::transport::Error>>> {
     let listener = TcpListener::bind(listen).await;
     let listener = listener.with_context(|| format!("listen on {listen}"))?;
-    let incoming = Incoming::new(listener, Arc::new(Counters::default()));
+    let incoming = Incoming::new(listener, Arc::new(Counters::default()))
+        .map(move |connection| connection.map(|connection| Framed::new(connection, frame)));
     let mut server = Server::builder();
     if let Some(age) = age {
         server = server.max_connection_age(age);

@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// Longest wait for a move to be made and followed.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The same on a bad path, where segments are sent again and again.
-const BAD_PATIENCE: Duration = Duration::from_secs(60);
+const BAD_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Who sends clients elsewhere, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(crate) enum Mode {
     Quiet,
     /// The server itself, by its connections' age.
     Native,
+    /// The server, by one frame behind its own bytes as in a move, when the connection has an age.
+    Frame,
 }
 
 /// A service whose connections are moved.
@@ -132,7 +134,7 @@ pub(crate) async fn keep_moving(fixture: &Fixture, lanes: &mut [Lane], round: &R
         let flows: Vec<_> =
             flows.iter().filter_map(Result::ok).map(|(key, flow)| (key.0, flow.0)).collect();
         for lane in lanes.iter_mut().filter(|lane| !lane.is_done(round)) {
-            if round.mode == Mode::Native {
+            if matches!(round.mode, Mode::Native | Mode::Frame) {
                 let stats = fixture.stats(lane.service, lane.backend).unwrap();
                 let gone = stats.established.saturating_sub(1);
                 if gone > lane.moves {

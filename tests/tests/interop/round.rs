@@ -201,11 +201,12 @@ impl Player {
         let frontend = SocketAddr::new(frontend_ip, 80);
         let log = fixture.world().runtime().join(format!("{number}.log"));
         let mut words = programs.words(pair.1);
-        let age_ms = if round.mode == Mode::Native { AGE_MS } else { 0 };
-        words.extend(
-            ["server".into(), format!("--listen={backend}"), format!("--age-ms={age_ms}")]
-                .map(OsString::from),
-        );
+        words.extend(["server".into(), format!("--listen={backend}")].map(OsString::from));
+        match round.mode {
+            Mode::Native => words.push(format!("--age-ms={AGE_MS}").into()),
+            Mode::Frame => words.push(format!("--frame-ms={AGE_MS}").into()),
+            Mode::Now | Mode::Quiet => {}
+        }
         let mut command = tokio::process::Command::new(&words[0]);
         command.args(&words[1..]);
         let server = PodProcess::spawn(&format!("server {}", pair.1), command, &log).await.unwrap();
