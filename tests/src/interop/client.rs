@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{self, Instant, MissedTickBehavior},
+    time::{self, Instant},
 };
 use tonic::{
     Request, Status,
@@ -112,16 +112,16 @@ impl BytesClient {
         let mut rng = StdRng::seed_from_u64(self.plan.seed * 1_000 + number);
         let mut tally = Tally::default();
         let period = Duration::from_secs(1) * self.plan.unary / self.plan.rate.max(1);
-        // Workers that begin together would end in step with moves.
-        let mut pace = time::interval_at(Instant::now() + period.mul_f64(rng.random()), period);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let mut due = Instant::now() + period.mul_f64(rng.random());
         for calls in 0_u64.. {
             tokio::select! {
                 biased;
                 // A sender that is gone wants nothing any more.
                 _ = stop.wait_for(|stop| *stop) => break,
-                _ = pace.tick() => {}
+                () = time::sleep_until(due) => {}
             }
+            // A fixed pace would keep in step with connections' ages, and so with GOAWAYs.
+            due += period.mul_f64(rng.random_range(0.0..2.0));
             if self.plan.renew > 0 && calls % self.plan.renew == 0 {
                 match dial(self.plan.target).await {
                     Ok(grpc) => self.grpc = Some(grpc),
