@@ -287,7 +287,9 @@ impl Daemon {
             }
         }
         match self.http2.wishes.begin(&self.started, planned.cookie, *key) {
-            Ok(()) => {
+            // It has ended by itself meanwhile.
+            Ok(false) => {}
+            Ok(true) => {
                 *self.http2.status.begun.entry(planned.cause.name().into()).or_default() += 1;
                 tracing::debug!(
                     service,

@@ -44,18 +44,19 @@ impl Wishes {
         self.0.is_empty()
     }
 
-    /// Asks for a move at the next quiet moment.
+    /// Asks for a move at the next quiet moment; whether the connection was still there.
     pub(super) fn begin(
         &mut self,
         started: &Started,
         cookie: u64,
         key: Http2Key,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let request = Http2Request { key, cookie, wanted: WANTED };
-        if started.request(&request)? {
+        let is_there = started.request(&request)?;
+        if is_there {
             self.0.insert(cookie, Wish { key, at: Instant::now(), is_urgent: false });
         }
-        Ok(())
+        Ok(is_there)
     }
 
     /// Looks at what became of the moves that were asked for.
