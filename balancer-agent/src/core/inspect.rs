@@ -1,6 +1,8 @@
 //! What can be asked of the core: how far it is, what it waits for, what is wrong.
 
-use super::{Core, Totals, event::Source, problem::Problem};
+use super::{Core, Totals, event::Source, model::ServiceName, problem::Problem};
+use balancer_common::backend::Backend;
+use std::collections::BTreeSet;
 
 // === impl Core ===
 
@@ -8,6 +10,24 @@ impl Core {
     /// Running totals.
     pub const fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// The id of the service of that name, if the kernel has it.
+    pub fn id_of(&self, name: &ServiceName) -> Option<u32> {
+        self.kernel.find(name).map(|(id, _)| id)
+    }
+
+    /// The backends of a service, with their ids.
+    pub fn backends_of(&self, service: u32) -> impl Iterator<Item = (u32, &Backend)> {
+        let held = self.kernel.services.get(&service);
+        let ids = held.into_iter().flat_map(|held| held.backends.values());
+        ids.filter_map(|id| Some((*id, self.kernel.backends.get(id)?)))
+    }
+
+    /// Backends that began to serve since the last call, those of an earlier agent included: they are new,
+    /// or drained and came back.
+    pub fn take_newcomers(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.kernel.newcomers)
     }
 
     /// Sources whose first snapshot is still awaited.

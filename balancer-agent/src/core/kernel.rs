@@ -10,7 +10,7 @@ use super::{
 };
 use balancer_common::{
     address::Address,
-    backend::{Backend, STATE_DRAINING, STATE_GONE},
+    backend::{Backend, STATE_ACTIVE, STATE_DRAINING, STATE_GONE},
     service::{CHUNK_SLOTS, SERVICE_VALID, Schedule, Service},
 };
 use std::{
@@ -67,6 +67,8 @@ pub(super) struct Kernel {
     pub(super) frontends: HashMap<SocketAddr, u32>,
     /// Backends of states *draining* and *gone*: few, where all are many.
     pub(super) leaving: BTreeSet<u32>,
+    /// Backends that began to serve since somebody last asked.
+    pub(super) newcomers: BTreeSet<u32>,
     /// Backends of state *gone*, and in how many sweeps in a row each was idle.
     pub(super) gone: BTreeMap<u32, u32>,
     /// Backends that no service knows, left by a killed agent.
@@ -111,6 +113,7 @@ impl Kernel {
             backends: BTreeMap::new(),
             frontends: HashMap::new(),
             leaving: BTreeSet::new(),
+            newcomers: BTreeSet::new(),
             gone: BTreeMap::new(),
             orphans: BTreeSet::new(),
             strays: BTreeSet::new(),
@@ -237,7 +240,14 @@ impl Kernel {
     }
 
     fn insert_backend(&mut self, id: u32, record: &Backend) {
-        self.backends.insert(id, *record);
+        let served =
+            |old: &Backend| old.state == STATE_ACTIVE && old.incarnation == record.incarnation;
+        let has_served = self.backends.insert(id, *record).is_some_and(|old| served(&old));
+        if record.state != STATE_ACTIVE {
+            self.newcomers.remove(&id);
+        } else if !has_served {
+            self.newcomers.insert(id);
+        }
         if matches!(record.state, STATE_DRAINING | STATE_GONE) {
             self.leaving.insert(id);
         } else {
@@ -251,6 +261,7 @@ impl Kernel {
                 return;
             };
             self.leaving.remove(&id);
+            self.newcomers.remove(&id);
             self.gone.remove(&id);
             self.orphans.remove(&id);
             self.backend_ids.put(id);

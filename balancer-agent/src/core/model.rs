@@ -272,6 +272,11 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether HTTP/2 frames of its connections are followed: only those of tracked ones can be.
+    pub const fn is_followed(&self) -> bool {
+        self.tracked && self.http2
+    }
+
     /// The DNS sets that this service needs.
     pub fn lookups(&self) -> impl Iterator<Item = &Lookup> {
         let frontends = self.frontends.iter().filter_map(|source| match source {

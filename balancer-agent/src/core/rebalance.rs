@@ -255,15 +255,24 @@ impl Rebalancer {
         self.services.get(&service).into_iter().flat_map(|memory| memory.stubborn.iter().copied())
     }
 
-    /// Forgets services that are gone.
+    /// Services of which something is remembered: each is to be planned for, until nothing is.
+    pub fn remembered(&self) -> impl Iterator<Item = u32> {
+        self.services.keys().copied()
+    }
+
+    /// Forgets services that are gone, and those that have no connections and await none.
     pub fn retain(&mut self, is_there: impl Fn(u32) -> bool) {
-        self.services.retain(|service, _| is_there(*service));
+        self.services.retain(|service, memory| is_there(*service) && !memory.is_idle());
     }
 }
 
 // === impl Memory ===
 
 impl Memory {
+    fn is_idle(&self) -> bool {
+        self.seen.is_empty() && self.begun.is_empty() && !self.is_asked
+    }
+
     /// Follows what became of the moves that were begun.
     fn take_in(&mut self, load: &ServiceLoad, now: Duration, obeyed_within: Duration) {
         let live: BTreeMap<u64, &FlowLoad> =

@@ -88,9 +88,10 @@ impl Seen {
 impl Http2 {
     pub(super) fn new(config: &Config) -> Self {
         let now = Instant::now();
+        let caution = Caution::default();
         Self {
-            rebalancer: Rebalancer::new(Caution::default(), config.node_rank.unwrap_or_default()),
-            standings: Standings::default(),
+            standings: Standings::new(&caution),
+            rebalancer: Rebalancer::new(caution, config.node_rank.unwrap_or_default()),
             clients: Clients::default(),
             wishes: Wishes::default(),
             changes_seen: 0,
@@ -132,11 +133,6 @@ impl Http2 {
     }
 }
 
-/// Whether anything of a service is to be followed.
-fn is_followed(service: &Service) -> bool {
-    service.tracked && service.http2
-}
-
 // === impl Daemon ===
 
 impl Daemon {
@@ -163,7 +159,7 @@ impl Daemon {
     pub(super) fn prepare_http2(&mut self) {
         let is_due = !self.http2.is_prepared
             && self.started.follows_http2()
-            && self.engine.core.services().any(is_followed);
+            && self.engine.core.services().any(Service::is_followed);
         if is_due {
             self.http2.is_prepared = true;
             for error in self.http2.clients.lead_now(&self.options.pins) {
@@ -180,7 +176,7 @@ impl Daemon {
             self.http2.changes_seen = changes;
             self.http2.busy_until = began + BUSY_FOR;
         }
-        if self.started.follows_http2() && self.engine.core.services().any(is_followed) {
+        if self.started.follows_http2() && self.engine.core.services().any(Service::is_followed) {
             self.lead_clients(began).await;
             if let Err(error) = self.balance_http2() {
                 self.http2.fail(format!("read the connections: {error}"));
@@ -208,11 +204,10 @@ impl Daemon {
 
     /// Removes totals of backends whose ids were freed.
     fn sweep_totals(&mut self) {
-        let backends = self.engine.core.backends().iter();
-        let incarnations: BTreeMap<u32, u32> =
-            backends.map(|(id, backend)| (*id, backend.incarnation)).collect();
-        let is_known =
-            |key: &Http2TotalsKey| incarnations.get(&key.backend) == Some(&key.incarnation);
+        let backends = self.engine.core.backends();
+        let is_known = |key: &Http2TotalsKey| {
+            backends.get(&key.backend).is_some_and(|it| it.incarnation == key.incarnation)
+        };
         match self.engine.maps.sweep_http2_totals(&self.http2.gone, is_known) {
             Ok(gone) => self.http2.gone = gone,
             Err(error) => {
@@ -224,11 +219,11 @@ impl Daemon {
     fn balance_http2(&mut self) -> Result<(), MapError> {
         let seen = Seen::read(&self.engine.maps)?;
         let now = Duration::from_nanos(monotonic_ns());
-        let (frames, loads) = self.loads(&seen, now)?;
+        let remembered: Vec<u32> = self.http2.rebalancer.remembered().collect();
+        let (frames, loads) = self.loads(&seen, remembered, now)?;
         let strangers = seen.http2.values().map(|(key, flow)| (flow.pod, key.netns));
         self.http2.clients.meet(strangers);
         self.http2.rebalancer.set_node_rank(self.engine.core.node_rank());
-        self.http2.rebalancer.retain(|service| loads.contains_key(&service));
         let outcome = self.http2.wishes.follow(&self.started, &seen.http2);
         self.take_in(outcome);
         for (service, load) in &loads {
@@ -236,34 +231,40 @@ impl Daemon {
                 self.begin_move(*service, &it, &seen);
             }
         }
+        self.http2.rebalancer.retain(|service| loads.contains_key(&service));
         self.http2.count(&loads, &frames);
         Ok(())
     }
 
-    /// What each service's connections are like now.
+    /// What the connections of services are like now: of those that have any, and of those in `others`.
+    /// Costs nothing for the others, of which a node may know thousands.
     pub(super) fn loads(
         &mut self,
         seen: &Seen,
+        others: impl IntoIterator<Item = u32>,
         now: Duration,
     ) -> Result<(FramesByCookie, LoadsByService), MapError> {
+        self.http2.standings.began(self.engine.core.take_newcomers(), now);
         let core = &self.engine.core;
-        let mut ejected = BTreeMap::new();
-        for (id, backend) in core.backends() {
-            if core.declared(backend.service).is_some_and(|(_, it)| it.ejects && is_followed(it)) {
-                let stats = self.engine.maps.read_backend_stats(*id)?;
-                if u128::from(stats.ejected_until_ns) > now.as_nanos() {
-                    ejected.insert(*id, stats.failures);
+        let services: BTreeSet<u32> =
+            seen.flows.values().map(|flow| flow.service).chain(others).collect();
+        let (mut backends, mut ejected) = (BTreeMap::new(), BTreeMap::new());
+        for service in services {
+            let declared = core.declared(service).map(|(_, service)| service);
+            let Some(declared) = declared.filter(|it| it.is_followed()) else { continue };
+            for (id, backend) in core.backends_of(service) {
+                backends.insert(id, backend);
+                if declared.ejects {
+                    let stats = self.engine.maps.read_backend_stats(id)?;
+                    if u128::from(stats.ejected_until_ns) > now.as_nanos() {
+                        ejected.insert(id, stats.failures);
+                    }
                 }
             }
         }
         let frames = seen.frames();
-        let picture = Picture {
-            flows: &seen.flows,
-            frames: &frames,
-            backends: core.backends(),
-            ejected: &ejected,
-            now,
-        };
+        let picture =
+            Picture { flows: &seen.flows, frames: &frames, backends: &backends, ejected: &ejected };
         let declared = |service| core.declared(service).map(|(_, service)| service);
         let loads = self.http2.standings.loads(&picture, declared);
         Ok((frames, loads))

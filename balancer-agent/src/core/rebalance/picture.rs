@@ -1,6 +1,6 @@
 //! What the kernel tells at one moment, put together as loads of services.
 
-use super::{BackendLoad, FlowLoad, ServiceLoad, Standing};
+use super::{BackendLoad, Caution, FlowLoad, ServiceLoad, Standing};
 use crate::core::model::{Policy, Service};
 use balancer_common::{
     backend::{Backend, STATE_ACTIVE, STATE_DRAINING, STATE_GONE},
@@ -28,42 +28,51 @@ pub struct Frames {
     pub opened: u32,
 }
 
-/// What the kernel tells at one moment. All times by `CLOCK_MONOTONIC`.
+/// What the kernel tells at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Picture<'k> {
     /// Tracked connections by socket cookie.
     pub flows: &'k BTreeMap<u64, Flow>,
     /// What is known of their frames, where these are followed.
     pub frames: &'k BTreeMap<u64, Frames>,
-    /// Backends by id.
-    pub backends: &'k BTreeMap<u32, Backend>,
+    /// Backends by id, of every service that is asked for.
+    pub backends: &'k BTreeMap<u32, &'k Backend>,
     /// Backends that are passed over for now, with their failures in a row.
     pub ejected: &'k BTreeMap<u32, u64>,
-    /// When.
-    pub now: Duration,
 }
 
-/// Since when backends serve.
-#[derive(Debug, Default)]
+/// Since when backends serve, by `CLOCK_MONOTONIC`, of those that began lately. Who is not in it has served for long.
+#[derive(Debug)]
 pub struct Standings {
-    /// With the incarnation, since ids are used again.
-    since: BTreeMap<u32, (u32, Duration)>,
+    keep: Duration,
+    since: BTreeMap<u32, Duration>,
 }
 
 // === impl Standings ===
 
 impl Standings {
-    /// The loads of all services that `declared` knows as to be followed.
+    /// Nobody has begun lately. Who has is remembered for as long as `caution` makes a difference.
+    pub fn new(caution: &Caution) -> Self {
+        let keep = caution.new_for.max(caution.slow_start) + caution.jitter_max;
+        Self { keep, since: BTreeMap::new() }
+    }
+
+    /// These began to serve.
+    pub fn began(&mut self, backends: impl IntoIterator<Item = u32>, now: Duration) {
+        self.since.retain(|_, since| now.saturating_sub(*since) <= self.keep);
+        self.since.extend(backends.into_iter().map(|id| (id, now)));
+    }
+
+    /// The loads of all services that have backends in the picture and that `declared` knows as to be
+    /// followed.
     pub fn loads<'s>(
-        &mut self,
+        &self,
         picture: &Picture<'_>,
         declared: impl Fn(u32) -> Option<&'s Service>,
     ) -> BTreeMap<u32, ServiceLoad> {
         let mut loads: BTreeMap<u32, ServiceLoad> = BTreeMap::new();
-        self.since.retain(|id, _| picture.backends.contains_key(id));
         for (id, backend) in picture.backends {
-            let Some(service) = declared(backend.service).filter(|it| it.tracked && it.http2)
-            else {
+            let Some(service) = declared(backend.service).filter(|it| it.is_followed()) else {
                 continue;
             };
             let load = loads.entry(backend.service).or_insert_with(|| empty(service));
@@ -82,7 +91,7 @@ impl Standings {
         loads
     }
 
-    fn standing(&mut self, id: u32, backend: &Backend, picture: &Picture<'_>) -> Standing {
+    fn standing(&self, id: u32, backend: &Backend, picture: &Picture<'_>) -> Standing {
         let ejected = picture.ejected.get(&id);
         match backend.state {
             STATE_ACTIVE if ejected.is_some_and(|failures| *failures >= FAILURES_MIN) => {
@@ -90,22 +99,10 @@ impl Standings {
             }
             STATE_ACTIVE if ejected.is_some() => Standing::Idle,
             STATE_ACTIVE => {
-                let (incarnation, since) =
-                    self.since.entry(id).or_insert((backend.incarnation, picture.now));
-                if *incarnation != backend.incarnation {
-                    (*incarnation, *since) = (backend.incarnation, picture.now);
-                }
-                Standing::Serving { since: *since }
+                Standing::Serving { since: self.since.get(&id).copied().unwrap_or_default() }
             }
-            state => {
-                // Should it come back, it is new again.
-                self.since.remove(&id);
-                if matches!(state, STATE_DRAINING | STATE_GONE) {
-                    Standing::Leaving
-                } else {
-                    Standing::Idle
-                }
-            }
+            STATE_DRAINING | STATE_GONE => Standing::Leaving,
+            _ => Standing::Idle,
         }
     }
 }
@@ -129,5 +126,98 @@ fn flow_load(cookie: u64, flow: &Flow, frames: Option<&Frames>) -> FlowLoad {
         opened: frames.map_or(0, |frames| frames.opened),
         is_movable: is(Visibility::Visible),
         is_moved: is(Visibility::Moved),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::model::ServiceName;
+    use balancer_common::{address::Address, backend::STATE_INACTIVE, flow::FLOW_CONNECTING};
+    use std::collections::BTreeSet;
+
+    const FOLLOWED: u32 = 7;
+    const OTHER: u32 = 8;
+    const NOW: Duration = Duration::from_hours(1);
+
+    fn service() -> Service {
+        Service {
+            name: ServiceName::new("shop").unwrap(),
+            frontends: BTreeSet::new(),
+            backends: BTreeSet::new(),
+            policy: Policy::LeastRequest,
+            affinity_s: None,
+            tracked: true,
+            ejects: true,
+            http2: true,
+            user_timeout_ms: None,
+            keepalive: None,
+            drain_timeout_s: None,
+        }
+    }
+
+    fn backend(service: u32, n: u8, state: u32) -> Backend {
+        let address = Address::from(IpAddr::from([10, 1, 0, n]));
+        Backend { address, port_be: 80_u16.to_be(), service, state, ..Backend::default() }
+    }
+
+    fn loads(
+        standings: &Standings,
+        backends: &[Backend],
+        ejected: &[(u32, u64)],
+        flows: &[Flow],
+    ) -> BTreeMap<u32, ServiceLoad> {
+        let picture = Picture {
+            flows: &(0..).zip(flows.iter().copied()).collect(),
+            frames: &BTreeMap::new(),
+            backends: &(1..).zip(backends).collect(),
+            ejected: &ejected.iter().copied().collect(),
+        };
+        let service = service();
+        standings.loads(&picture, |id| (id == FOLLOWED).then_some(&service))
+    }
+
+    fn standings(loads: &BTreeMap<u32, ServiceLoad>) -> Vec<Standing> {
+        loads[&FOLLOWED].backends.values().map(|backend| backend.standing).collect()
+    }
+
+    #[test]
+    fn a_backend_is_new_while_that_makes_a_difference() {
+        let caution = Caution::default();
+        let mut known = Standings::new(&caution);
+        let backends = [1, 2].map(|n| backend(FOLLOWED, n, STATE_ACTIVE));
+        known.began([2], NOW);
+        let serving = |since| Standing::Serving { since };
+        let old = serving(Duration::ZERO);
+        assert_eq!(standings(&loads(&known, &backends, &[], &[])), [old, serving(NOW)]);
+        let last = NOW + caution.new_for + caution.jitter_max;
+        known.began([], last);
+        assert_eq!(standings(&loads(&known, &backends, &[], &[])), [old, serving(NOW)]);
+        known.began([], last + Duration::from_nanos(1));
+        assert_eq!(standings(&loads(&known, &backends, &[], &[])), [old, old]);
+        assert!(known.since.is_empty());
+    }
+
+    #[test]
+    fn states_and_failures_make_what_a_backend_is() {
+        let states = [STATE_ACTIVE, STATE_ACTIVE, STATE_DRAINING, STATE_GONE, STATE_INACTIVE];
+        let backends: Vec<_> = (1..).zip(states).map(|(n, it)| backend(FOLLOWED, n, it)).collect();
+        let failures = [(1, FAILURES_MIN), (2, FAILURES_MIN - 1)];
+        let found =
+            standings(&loads(&Standings::new(&Caution::default()), &backends, &failures, &[]));
+        let (idle, leaving) = (Standing::Idle, Standing::Leaving);
+        assert_eq!(found, [leaving, idle, leaving, leaving, idle]);
+    }
+
+    #[test]
+    fn loads_are_of_established_connections_to_followed_services() {
+        let backends = [FOLLOWED, OTHER].map(|service| backend(service, 1, STATE_ACTIVE));
+        let states =
+            [(FOLLOWED, FLOW_ESTABLISHED), (FOLLOWED, FLOW_CONNECTING), (OTHER, FLOW_ESTABLISHED)];
+        let flows = states.map(|(service, state)| Flow { service, state, ..Flow::default() });
+        let loads = loads(&Standings::new(&Caution::default()), &backends, &[], &flows);
+        assert_eq!(loads.keys().collect::<Vec<_>>(), [&FOLLOWED]);
+        let cookies: Vec<_> = loads[&FOLLOWED].flows.iter().map(|flow| flow.cookie).collect();
+        assert_eq!(cookies, [0]);
     }
 }

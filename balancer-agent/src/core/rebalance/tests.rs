@@ -262,6 +262,26 @@ fn hashed_connections_move_only_off_who_leaves() {
     assert_eq!(node.step(), 30);
 }
 
+#[test]
+fn a_service_is_remembered_until_its_last_client_has_left() {
+    let mut node = SimulatedNode::new(0, 2);
+    node.dial(1, Some(1));
+    node.steps(50);
+    node.planner.retain(|_| true);
+    assert_eq!(node.planner.remembered().collect::<Vec<_>>(), [SERVICE]);
+    node.load.backends.get_mut(&1).unwrap().standing = Standing::Leaving;
+    assert_eq!(node.planner.plan(SERVICE, &node.load, node.now).len(), 1);
+    // It left, and may yet show up elsewhere.
+    node.load.flows.clear();
+    node.step();
+    node.planner.retain(|_| true);
+    assert_eq!(node.planner.remembered().count(), 1);
+    node.now += ARRIVAL_MAX;
+    node.step();
+    node.planner.retain(|_| true);
+    assert_eq!(node.planner.remembered().count(), 0);
+}
+
 /// Each of many agents sees its own connections only.
 fn converge(nodes: u32, connections: u64) -> f64 {
     let mut cluster: Vec<_> = (0..nodes).map(|rank| SimulatedNode::new(rank, 4)).collect();

@@ -4,12 +4,17 @@ use super::{LIMITS, Node, VIP, at, endpoint, service};
 use crate::core::{
     Core,
     event::{Event, Source},
+    kernel::socket,
+    model::{Endpoint, EndpointState, ServiceName},
     plan::ChangeKind,
     problem::{Problem, Resource},
     write::{Limits, Write},
 };
 use balancer_common::backend::STATE_GONE;
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 #[test]
 fn a_service_over_a_limit_is_not_half_written_and_fits_when_there_is_room() {
@@ -124,4 +129,26 @@ fn services_of_a_silent_cluster_stay_until_it_has_spoken() {
     assert_eq!(node.reachable(VIP), [1].into(), "the file has not spoken yet");
     node.declare([file]);
     assert_eq!(node.reachable(VIP), [].into());
+}
+
+#[test]
+fn who_begins_to_serve_is_told_once_and_again_when_it_comes_back() {
+    let mut node = Node::with([service("a", VIP, [endpoint(1), endpoint(2)])]);
+    let ids = |node: &Node| -> BTreeMap<SocketAddr, u32> {
+        let id = node.core.id_of(&ServiceName::new("a").unwrap()).unwrap();
+        node.core.backends_of(id).map(|(id, backend)| (socket(backend), id)).collect()
+    };
+    let all: BTreeSet<u32> = ids(&node).into_values().collect();
+    assert_eq!((all.len(), node.core.take_newcomers()), (2, all));
+    let heavy = || Endpoint { weight: 3, ..endpoint(1) };
+    let draining = Endpoint { state: EndpointState::Draining, ..endpoint(2) };
+    node.declare([service("a", VIP, [heavy(), endpoint(2)])]);
+    node.declare([service("a", VIP, [heavy(), draining])]);
+    assert_eq!(node.core.take_newcomers(), [].into(), "another weight, and one that drains");
+    node.declare([service("a", VIP, [heavy(), endpoint(2), endpoint(3)])]);
+    let ids = ids(&node);
+    let back = ids[&endpoint(2).address];
+    assert_eq!(ids.len(), 3);
+    node.declare([service("a", VIP, [endpoint(2)])]);
+    assert_eq!(node.core.take_newcomers(), [back].into(), "the third came and left");
 }

@@ -65,7 +65,7 @@ impl Daemon {
         }
         let (mut connections, mut movable) = (0, 0);
         let seen = Seen::read(&self.engine.maps)?;
-        let (_, loads) = self.loads(&seen, Duration::from_nanos(monotonic_ns()))?;
+        let (_, loads) = self.loads(&seen, [], Duration::from_nanos(monotonic_ns()))?;
         for flow in loads.values().flat_map(|load| &load.flows) {
             if records.iter().any(|(id, _)| *id == flow.backend) && !flow.is_moved {
                 connections += 1;
@@ -90,22 +90,24 @@ impl Daemon {
     }
 
     fn try_rebalance(&mut self, service: &str, dry_run: bool) -> anyhow::Result<Answer> {
-        let seen = Seen::read(&self.engine.maps)?;
-        let now = Duration::from_nanos(monotonic_ns());
-        let (_, loads) = self.loads(&seen, now)?;
-        let core = &self.engine.core;
-        let named =
-            |id: &u32| core.declared(*id).is_some_and(|(_, it)| it.name.as_str() == service);
-        let Some((id, load)) = loads.iter().find(|(id, _)| named(id)) else {
-            if core.services().any(|it| it.name.as_str() == service) {
-                anyhow::bail!(
-                    "frames of `{service}` are not followed; hint: set `http2` and `tracking`, and \
-                     see `balancer-agent check` for what this kernel lacks"
-                );
-            }
+        let Some(declared) = self.engine.core.services().find(|it| it.name.as_str() == service)
+        else {
             anyhow::bail!("no service `{service}`; hint: `balancer-agent services` lists them");
         };
-        let preview = self.http2.rebalancer.preview(*id, load, now);
+        if !declared.is_followed() {
+            anyhow::bail!(
+                "frames of `{service}` are not followed; hint: set `http2` and `tracking`, and see \
+                 `balancer-agent check` for what this kernel lacks"
+            );
+        }
+        let Some(id) = self.engine.core.id_of(&declared.name) else {
+            return Ok(Answer::Moves { moves: Vec::new(), connections: 0, unmovable: 0 });
+        };
+        let seen = Seen::read(&self.engine.maps)?;
+        let now = Duration::from_nanos(monotonic_ns());
+        let load = self.loads(&seen, [id], now)?.1.remove(&id).unwrap_or_default();
+        let core = &self.engine.core;
+        let preview = self.http2.rebalancer.preview(id, &load, now);
         let at = |id: u32| core.backends().get(&id).map(listens);
         let planned = |it: &Move| {
             let (from, to) = (at(it.from)?, it.to.and_then(at));
@@ -116,7 +118,7 @@ impl Daemon {
         let unmovable =
             load.flows.iter().filter(|it| !it.is_movable && !it.is_moved).count() as u64;
         if !dry_run {
-            self.http2.rebalancer.ask(*id);
+            self.http2.rebalancer.ask(id);
             self.http2.busy_until = Instant::now() + super::BUSY_FOR;
             // The next look comes at once.
             self.http2.changes_seen = u64::MAX;
