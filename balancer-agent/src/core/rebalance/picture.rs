@@ -8,7 +8,7 @@ use balancer_common::{
     http2::flow::Visibility,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -45,7 +45,9 @@ pub struct Picture<'k> {
 #[derive(Debug)]
 pub struct Standings {
     keep: Duration,
-    since: BTreeMap<u32, Duration>,
+    since: HashMap<u32, Duration>,
+    /// The same in the order of time, with what was overtaken by a new beginning.
+    order: VecDeque<(Duration, u32)>,
 }
 
 // === impl Standings ===
@@ -54,13 +56,27 @@ impl Standings {
     /// Nobody has begun lately. Who has is remembered for as long as `caution` makes a difference.
     pub fn new(caution: &Caution) -> Self {
         let keep = caution.new_for.max(caution.slow_start) + caution.jitter_max;
-        Self { keep, since: BTreeMap::new() }
+        Self { keep, since: HashMap::new(), order: VecDeque::new() }
     }
 
-    /// These began to serve.
+    /// These began to serve. Time does not go back from call to call.
     pub fn began(&mut self, backends: impl IntoIterator<Item = u32>, now: Duration) {
-        self.since.retain(|_, since| now.saturating_sub(*since) <= self.keep);
-        self.since.extend(backends.into_iter().map(|id| (id, now)));
+        while let Some((since, id)) = self.order.front().copied()
+            && now.saturating_sub(since) > self.keep
+        {
+            self.order.pop_front();
+            if self.since.get(&id) == Some(&since) {
+                self.since.remove(&id);
+            }
+        }
+        for id in backends {
+            self.since.insert(id, now);
+            self.order.push_back((now, id));
+        }
+        if self.order.is_empty() {
+            // Of all backends, as a start brings them.
+            (self.since, self.order) = (HashMap::new(), VecDeque::new());
+        }
     }
 
     /// The loads of all services that have backends in the picture and that `declared` knows as to be
@@ -191,11 +207,18 @@ mod tests {
         let old = serving(Duration::ZERO);
         assert_eq!(standings(&loads(&known, &backends, &[], &[])), [old, serving(NOW)]);
         let last = NOW + caution.new_for + caution.jitter_max;
+        // The same time once more, and a second beginning of one that is known.
+        known.began([2], NOW);
         known.began([], last);
         assert_eq!(standings(&loads(&known, &backends, &[], &[])), [old, serving(NOW)]);
         known.began([], last + Duration::from_nanos(1));
         assert_eq!(standings(&loads(&known, &backends, &[], &[])), [old, old]);
-        assert!(known.since.is_empty());
+        assert_eq!((known.since.len(), known.order.len()), (0, 0));
+        known.began([1], last);
+        known.began([1], last + caution.new_for);
+        known.began([], last + caution.new_for + Duration::from_secs(1));
+        let again = serving(last + caution.new_for);
+        assert_eq!(standings(&loads(&known, &backends, &[], &[])), [again, old]);
     }
 
     #[test]
