@@ -6,7 +6,7 @@ pub const ABI_VERSION: u32 = 4;
 
 /// Version of the maps in [`map::HTTP2`]. They have one of their own, and fixed sizes, since moved
 /// connections depend on them: another [`ABI_VERSION`] or other limits leave them as they are.
-pub const HTTP2_VERSION: u32 = 1;
+pub const HTTP2_VERSION: u32 = 2;
 
 /// Names of the maps, as the kernel programs declare them and as their pins are called.
 pub mod map {
@@ -58,6 +58,8 @@ pub mod map {
     pub const HTTP2_TOTALS: &str = "HTTP2_TOTALS";
     /// Backend id → `u64`, its streams in flight on connections in [`HTTP2_FLOWS`].
     pub const HTTP2_IN_FLIGHT: &str = "HTTP2_IN_FLIGHT";
+    /// Index → [`crate::http2::held::Held`], a place for bytes behind a hole.
+    pub const HTTP2_HELD: &str = "HTTP2_HELD";
     /// Index of `http2::PROGRAM_*` → the program that a pod's interface leads to.
     pub const HTTP2_PROGRAMS: &str = "HTTP2_PROGRAMS";
 
@@ -84,13 +86,14 @@ pub mod map {
     ];
 
     /// Maps about HTTP/2 connections, which hold state across a change of [`PINNED`] as well.
-    pub const HTTP2: [&str; 7] = [
+    pub const HTTP2: [&str; 8] = [
         HTTP2_FLOWS,
         HTTP2_PODS,
         HTTP2_CLOSED,
         HTTP2_TURNS,
         HTTP2_TOTALS,
         HTTP2_IN_FLIGHT,
+        HTTP2_HELD,
         HTTP2_PROGRAMS,
     ];
 }
@@ -125,3 +128,8 @@ pub const HTTP2_CLOSED_MAX: usize = 1_024;
 pub const HTTP2_TOTALS_MAX: usize = 16_384;
 /// Backends whose streams in flight are counted: those with ids below this. The others have none.
 pub const HTTP2_IN_FLIGHT_MAX: usize = BACKENDS_MAX;
+/// Places for bytes behind a hole, of which each takes 128 KiB. A connection needs one from a loss until what
+/// was lost has come.
+pub const HTTP2_HELD_MAX: usize = 32;
+/// Places that a pod's connections may take: a pod cannot take them all.
+pub const HTTP2_POD_HELD_MAX: u32 = 8;

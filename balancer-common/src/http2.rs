@@ -17,6 +17,7 @@ pub mod flow;
 pub mod frame;
 pub mod gate;
 pub mod grid;
+pub mod held;
 pub mod shift;
 pub mod streams;
 pub mod track;

@@ -8,8 +8,9 @@ use balancer_common::{
         frame::{FrameHead, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, Sender},
         gate::{self, INJECTED, LOCKED_IN, LOCKED_OUT, MISSED_IN},
         grid::{Bytes, Grid},
+        held::{self, HELD_RANGES, HELD_WINDOW, Keep, NOTHING, Ranges, Store},
         shift::{FAR_BYTES, FRAME, FRAME_BYTES, Inbound, Injection, Segment, frame_sum},
-        track::{AHEAD, LOST, Track},
+        track::{LOST, Place, Track},
     },
 };
 use proptest::prelude::*;
@@ -61,15 +62,99 @@ fn pieces(length: usize, cuts: &[prop::sample::Index]) -> Vec<(usize, usize)> {
     at.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// Follows one segment, as the programs do.
-fn follow(track: &mut Track, whole: &[u8], first: u32, from: usize, to: usize) {
-    let number = |at: usize| first.wrapping_add(u32::try_from(at).unwrap());
-    let length = u32::try_from(to - from).unwrap();
-    let Some(place) = track.place(number(from), length) else { return };
-    let grid = if place.ahead { &mut track.ahead } else { &mut track.grid };
-    let known = usize::try_from(place.known).unwrap();
-    let valid = walk(grid, Sender::Server, &whole[from + known..to]).is_ok();
-    track.walked(place, number(to), valid);
+/// A track with a place for what comes behind a hole, as the programs use them.
+struct Follower {
+    track: Track,
+    ranges: Ranges,
+    bytes: Vec<u8>,
+}
+
+impl Follower {
+    fn new(seq: u32) -> Self {
+        let bytes = vec![0; 2 * HELD_WINDOW as usize + 16];
+        Self { track: Track::new(Sender::Server, seq), ranges: Ranges::default(), bytes }
+    }
+
+    /// Follows one segment.
+    fn follow(&mut self, whole: &[u8], first: u32, from: usize, to: usize) {
+        let number = |at: usize| first.wrapping_add(u32::try_from(at).unwrap());
+        let length = u32::try_from(to - from).unwrap();
+        match self.track.place(number(from), length) {
+            None => {}
+            Some(Place::Next { known }) => {
+                let known = usize::try_from(known).unwrap();
+                let piece = &whole[from + known..to];
+                let valid = walk(&mut self.track.grid, Sender::Server, piece).is_ok();
+                self.track.walked(number(to), valid);
+                self.drain();
+            }
+            Some(Place::Behind) => self.keep(number(from), &whole[from..to]),
+        }
+    }
+
+    fn keep(&mut self, seq: u32, piece: &[u8]) {
+        if self.track.held == 0 {
+            self.ranges.begin(&self.track.grid);
+            self.track.held = 1;
+        }
+        let length = u32::try_from(piece.len()).unwrap();
+        match self.ranges.keep(self.track.grid.next_seq, seq, length) {
+            Some(Keep { at, length }) => {
+                self.bytes[at as usize..][..length as usize].copy_from_slice(piece);
+            }
+            None => {
+                self.track.held = 0;
+                self.track.flags |= LOST;
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.track.held == 0 {
+            return;
+        }
+        let store = Kept { ranges: self.ranges, bytes: &self.bytes };
+        while let Some(step) = held::step(&mut self.track.grid, Sender::Server, &store).unwrap() {
+            assert!(step.at <= 2 * HELD_WINDOW);
+        }
+        let seq = self.track.grid.next_seq;
+        if store.end_of(seq).is_none() && store.hole_at(seq).is_none() {
+            self.track.held = 0;
+        }
+    }
+}
+
+struct Kept<'b> {
+    ranges: Ranges,
+    bytes: &'b [u8],
+}
+
+fn known(number: u64) -> Option<u32> {
+    (number != NOTHING).then(|| number.try_into().unwrap())
+}
+
+impl Store for Kept<'_> {
+    fn base(&self) -> u32 {
+        self.ranges.base
+    }
+
+    fn end_of(&self, seq: u32) -> Option<u32> {
+        known(self.ranges.end_of(seq))
+    }
+
+    fn hole_at(&self, seq: u32) -> Option<u32> {
+        known(self.ranges.hole_at(seq))
+    }
+}
+
+impl Bytes for Kept<'_> {
+    fn byte(&self, at: u32) -> Option<u8> {
+        self.bytes.byte(at)
+    }
+
+    fn head(&self, at: u32) -> Option<[u8; 9]> {
+        self.bytes.head(at)
+    }
 }
 
 /// A grid without what was read of payloads: behind a hole in one, nothing of it is.
@@ -164,7 +249,7 @@ proptest! {
     }
 
     #[test]
-    fn any_order_leads_to_the_same_place_or_to_none(
+    fn any_order_leads_to_the_same_place(
         frames in frames(),
         seq: u32,
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..CUTS),
@@ -174,45 +259,69 @@ proptest! {
         let mut grid = Grid::new(Sender::Server, seq);
         walk(&mut grid, Sender::Server, &whole).unwrap();
         let pieces = pieces(whole.len(), &cuts);
-        let mut track = Track::new(Sender::Server, seq);
+        let mut follower = Follower::new(seq);
         for pick in &order {
             let (from, to) = pieces[pick.index(pieces.len())];
-            follow(&mut track, &whole, seq, from, to);
-            if track.is_in_sync() {
-                // Every position that it stands for is the true one.
-                let known = track.grid.next_seq.wrapping_sub(seq) as usize;
-                let mut truth = Grid::new(Sender::Server, seq);
-                walk(&mut truth, Sender::Server, &whole[..known]).unwrap();
-                prop_assert_eq!(position(track.grid), position(truth));
-            }
+            follower.follow(&whole, seq, from, to);
+            // Whatever is missing, no more is open than there are ranges for.
+            prop_assert!(follower.track.is_in_sync());
+            let known = follower.track.grid.next_seq.wrapping_sub(seq) as usize;
+            let mut truth = Grid::new(Sender::Server, seq);
+            walk(&mut truth, Sender::Server, &whole[..known]).unwrap();
+            prop_assert_eq!(position(follower.track.grid), position(truth));
         }
         // What is repeated in order afterwards fills every hole.
         for (from, to) in &pieces {
-            follow(&mut track, &whole, seq, *from, *to);
+            follower.follow(&whole, seq, *from, *to);
         }
-        if track.flags & LOST == 0 {
-            prop_assert_eq!(track.flags & AHEAD, 0);
-            prop_assert_eq!(position(track.grid), position(grid));
-        }
+        prop_assert_eq!((follower.track.held, follower.track.flags), (0, 0));
+        prop_assert_eq!(position(follower.track.grid), position(grid));
     }
 
     #[test]
-    fn a_run_behind_one_hole_is_taken_over(frames in frames(), seq: u32, hole in 1_usize..12) {
-        let whole = frames.concat();
-        let ends: Vec<usize> = frames.iter().scan(0, |at, frame| {
-            *at += frame.len();
-            Some(*at)
-        }).collect();
-        let mut track = Track::new(Sender::Server, seq);
-        follow(&mut track, &whole, seq, 0, ends[0]);
-        let hole = hole.min(ends.len() - 1);
-        if hole > 0 {
-            let (from, to) = (ends[hole - 1], ends[hole]);
-            follow(&mut track, &whole, seq, ends[0], from);
-            follow(&mut track, &whole, seq, to, whole.len());
-            follow(&mut track, &whole, seq, from, to);
+    fn too_many_holes_or_too_wide_ones_lose_the_position_and_nothing_else(
+        seq: u32,
+        count in 0_usize..2 * HELD_RANGES,
+        beyond in 0_u32..100,
+    ) {
+        // Frames without payload, of which every other one is missing, from the last to the first.
+        let whole = frame(SETTINGS, 0, 0, 0).repeat(2 * count + 1);
+        let mut follower = Follower::new(seq);
+        follower.follow(&whole, seq, 0, 9);
+        for index in (0..count).rev() {
+            let from = 9 * (2 * index + 2);
+            follower.follow(&whole, seq, from, from + 9);
         }
-        prop_assert!(track.takes_frame(), "{:?}", track);
+        prop_assert_eq!(follower.track.is_in_sync(), count <= HELD_RANGES);
+        if count <= HELD_RANGES {
+            follower.follow(&whole, seq, 0, whole.len());
+            prop_assert!(follower.track.takes_frame());
+        }
+        let mut follower = Follower::new(seq);
+        let far = HELD_WINDOW + beyond;
+        prop_assert_eq!(follower.track.place(seq.wrapping_add(far), 1), Some(Place::Behind));
+        follower.keep(seq.wrapping_add(far), &[0]);
+        prop_assert_eq!(follower.track.flags, LOST);
+        let mut follower = Follower::new(seq);
+        follower.keep(seq.wrapping_add(HELD_WINDOW - 1), &vec![0; HELD_WINDOW as usize]);
+        prop_assert_eq!((follower.track.flags, follower.track.held), (0, 1));
+    }
+
+    #[test]
+    fn payload_that_is_known_to_follow_is_not_kept(seq: u32, length in 0_u32..1 << 24, gap in 1_u32..9) {
+        let mut follower = Follower::new(seq);
+        let mut whole = frame(SETTINGS, 0, 0, 0);
+        let mut head = frame(0, 0, 1, 0);
+        head[..3].copy_from_slice(&length.to_be_bytes()[1..]);
+        whole.extend(head);
+        follower.follow(&whole, seq, 0, whole.len());
+        // The next head has gone missing, or a part of it.
+        let behind = seq.wrapping_add(18 + length + gap);
+        prop_assert_eq!(follower.track.place(behind, 1), Some(Place::Behind));
+        follower.keep(behind, &[0]);
+        prop_assert_eq!(follower.track.flags, 0);
+        prop_assert_eq!(follower.ranges.base, seq.wrapping_add(18 + length));
+        prop_assert_eq!(follower.ranges.hole_at(follower.ranges.base), u64::from(gap));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! processors share a connection stands in `balancer_common::http2::gate`.
 
 mod flows;
+mod held;
 mod inbound;
 mod outbound;
 mod packet;

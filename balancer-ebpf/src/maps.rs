@@ -16,6 +16,7 @@ use balancer_common::{
         self,
         counts::{Http2Totals, Http2TotalsKey},
         flow::{Http2Closed, Http2Flow, Http2Key},
+        held::Held,
     },
     pod::{Affinity, PodServiceKey, Skip},
     reason::REASONS_MAX,
@@ -131,6 +132,10 @@ pub(crate) static HTTP2_TOTALS: HashMap<
 // Of one size whatever the limits, since connections outlive a change of those.
 #[btf_map]
 pub(crate) static HTTP2_IN_FLIGHT: Array<u64, { abi::HTTP2_IN_FLIGHT_MAX }> = Array::new();
+
+// Memory of its own size from the start, since a packet cannot wait for some.
+#[btf_map]
+pub(crate) static HTTP2_HELD: Array<Held, { abi::HTTP2_HELD_MAX }> = Array::new();
 
 // Never written to: new totals, which are larger than a program's stack.
 #[btf_map]

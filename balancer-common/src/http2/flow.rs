@@ -78,7 +78,7 @@ pub struct Http2Flow {
     pub streams: [u64; STREAM_SLOTS],
 }
 
-const _: () = assert!(size_of::<Http2Flow>() == 296 + size_of::<Http2Counts>() + 8 * STREAM_SLOTS);
+const _: () = assert!(size_of::<Http2Flow>() == 200 + size_of::<Http2Counts>() + 8 * STREAM_SLOTS);
 // Together with its key and what the kernel puts before them (56 bytes), it fits the allocator's 2,048.
 const _: () = assert!(size_of::<Http2Flow>() <= 1_900);
 

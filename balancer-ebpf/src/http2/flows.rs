@@ -1,9 +1,9 @@
 //! The connections whose frames are followed: made when established, changed under their gate, removed
 //! with both locks taken.
 
-use super::totals;
+use super::{held, totals};
 use crate::{context, lookup, maps};
-use aya_ebpf::{bindings::BPF_NOEXIST, programs::SockOpsContext};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_loop, programs::SockOpsContext};
 use balancer_common::{
     abi,
     flow::Flow,
@@ -15,11 +15,13 @@ use balancer_common::{
         track::Track,
     },
 };
-use core::{arch::asm, ptr};
+use core::{arch::asm, ffi::c_void, ptr};
 
-/// How often a lock is tried. It is held for less than a microsecond, and each attempt takes some ten
-/// nanoseconds.
-const LOCK_ATTEMPTS: u32 = 64;
+/// How often a lock is tried: each attempt takes some ten nanoseconds. It is mostly held for less than a
+/// microsecond, but for tens of them when a large segment of many small frames is walked.
+const LOCK_SPINS: u32 = 4_096;
+/// The same for the bounded loop, which the verifier goes through.
+const LOCK_SPINS_BOUNDED: u32 = 64;
 
 /// An entry of `HTTP2_FLOWS`, which other processors use as well.
 #[derive(Clone, Copy)]
@@ -84,30 +86,31 @@ impl FlowRef {
     /// Replaces the word, if it is as expected; returns the word as it was.
     #[inline(always)]
     pub(super) fn swap(self, expected: u64, new: u64) -> u64 {
-        let mut value = expected;
-        // SAFETY: as in `set`.
-        unsafe {
-            let gate = &raw mut (*self.0).gate;
-            asm!("r0 = cmpxchg_64({gate} + 0, r0, {new})", gate = in(reg) gate, new = in(reg) new, inout("r0") value);
-        }
-        value
+        // SAFETY: only an address is taken.
+        swap(unsafe { &raw mut (*self.0).gate }, expected, new)
     }
 
     /// Takes a lock, waiting for its holder a bounded time.
     #[inline(always)]
-    pub(super) fn lock(self, lock: u64) -> Attempt {
-        let mut gate = self.set(lock);
-        // VERIFIER: a constant bound.
-        for _ in 0..LOCK_ATTEMPTS {
-            if gate & lock == 0 {
-                return Attempt { gate, is_held: true };
+    pub(super) fn lock<const LOOP: bool>(self, lock: u64) -> Attempt {
+        let mut spin = Spin { flow: self.0, lock, gate: self.set(lock) };
+        if spin.gate & lock != 0 {
+            if LOOP {
+                let callback: extern "C" fn(u64, *mut Spin) -> i64 = next_spin;
+                // SAFETY: the callback gets a pointer to what lives as long as this call.
+                unsafe {
+                    bpf_loop(LOCK_SPINS, callback as *mut c_void, (&raw mut spin).cast(), 0);
+                }
+            } else {
+                // VERIFIER: a constant bound.
+                for index in 0..LOCK_SPINS_BOUNDED {
+                    if next_spin(u64::from(index), &raw mut spin) != 0 {
+                        break;
+                    }
+                }
             }
-            if gate & DEAD != 0 {
-                break;
-            }
-            gate = self.set(lock);
         }
-        Attempt { gate, is_held: gate & lock == 0 }
+        Attempt { gate: spin.gate, is_held: spin.gate & lock == 0 }
     }
 
     /// Counts a segment that carried the frame.
@@ -123,6 +126,34 @@ impl FlowRef {
         // SAFETY: as in `count_frame`.
         unsafe { (*self.0).dropped += 1 };
     }
+}
+
+/// What the attempts share.
+struct Spin {
+    flow: *mut Http2Flow,
+    lock: u64,
+    /// The word before the last attempt.
+    gate: u64,
+}
+
+// VERIFIER: a callback of `bpf_loop` has a number and a pointer as arguments, and returns zero to go on.
+#[inline(never)]
+extern "C" fn next_spin(_index: u64, spin: *mut Spin) -> i64 {
+    // SAFETY: `lock` passes a pointer to what it owns.
+    let spin = unsafe { &mut *spin };
+    spin.gate = FlowRef(spin.flow).set(spin.lock);
+    i64::from(spin.gate & spin.lock == 0 || spin.gate & DEAD != 0)
+}
+
+/// Replaces a word, if it is as expected; returns it as it was.
+#[inline(always)]
+pub(super) fn swap(word: *mut u64, expected: u64, new: u64) -> u64 {
+    let mut value = expected;
+    // SAFETY: callers pass aligned words of a map's memory.
+    unsafe {
+        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") value);
+    }
+    value
 }
 
 /// Begins to follow a connection whose handshake is complete.
@@ -227,6 +258,7 @@ fn remove(key: &Http2Key, flow: FlowRef) -> bool {
         // Whoever reads the entry meanwhile finds the counters in the totals or here, not twice for long.
         flow.set(SETTLED);
     }
+    held::give_back(flow);
     maps::HTTP2_FLOWS.remove(key).is_ok()
 }
 

@@ -62,7 +62,7 @@ fn follow<const LOOP: bool>(
     tag: u64,
     gate: u64,
 ) -> u64 {
-    let attempt = flow.lock(LOCKED_IN);
+    let attempt = flow.lock::<LOOP>(LOCKED_IN);
     if !attempt.is_held {
         // A bare acknowledgement has no bytes that could be missed.
         return if packet.length() == 0 && !packet.has(FIN) {

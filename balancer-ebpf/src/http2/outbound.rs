@@ -71,7 +71,7 @@ pub(crate) fn outbound<const LOOP: bool>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn follow<const LOOP: bool>(ctx: &TcContext, flow: FlowRef, packet: &Packet, tag: u64) {
-    let attempt = flow.lock(LOCKED_OUT);
+    let attempt = flow.lock::<LOOP>(LOCKED_OUT);
     if !attempt.is_held {
         flow.set(MISSED_OUT);
         return;

@@ -1,6 +1,9 @@
 //! Streams of a connection: opened and ended once each, with their time, and counted.
 
-use super::{flows::FlowRef, totals};
+use super::{
+    flows::{FlowRef, swap},
+    totals,
+};
 use crate::context;
 use balancer_common::http2::{
     counts::{LATENCY_BUCKETS, code_index, latency_bucket},
@@ -85,20 +88,16 @@ impl FlowRef {
         true
     }
 
-    /// Counts what a frame head means, which was seen before if `again`; whether the error code in its
-    /// payload is to be counted. The caller holds the sender's lock.
+    /// Counts what a frame head means; whether the error code in its payload is to be counted. The caller
+    /// holds the sender's lock.
     #[inline(always)]
-    pub(super) fn count(self, sender: Sender, event: Event, again: bool) -> bool {
+    pub(super) fn count(self, sender: Sender, event: Event) -> bool {
         let flow = self.0;
         // SAFETY: each counter is written under one of the two locks only, the one that is held.
         unsafe {
             match event {
                 Event::None => true,
                 Event::Opened(stream) => {
-                    // The run ahead has opened all streams up to its last one that it saw.
-                    if again && stream <= (*flow).outbound.ahead.last_stream {
-                        return true;
-                    }
                     match self.open(stream) {
                         Opened::Again => return true,
                         Opened::Counted => totals::count_in_flight((*flow).backend, 1),
@@ -128,10 +127,8 @@ impl FlowRef {
                         Sender::Client => &mut (*flow).counts.goaways_by_client,
                         Sender::Server => &mut (*flow).counts.goaways_by_server,
                     };
-                    // None must ever be missed; that of a run ahead may have been a wrong guess.
-                    let is_new = !again || *goaways == 0;
-                    *goaways += u32::from(is_new);
-                    is_new
+                    *goaways += 1;
+                    true
                 }
             }
         }
@@ -183,17 +180,6 @@ impl FlowRef {
         }
         opened.wrapping_sub(ended).wrapping_sub(client).wrapping_sub(server)
     }
-}
-
-/// Replaces a word, if it is as expected; returns it as it was.
-#[inline(always)]
-fn swap(word: *mut u64, expected: u64, new: u64) -> u64 {
-    let mut value = expected;
-    // SAFETY: callers pass aligned words of the map's memory.
-    unsafe {
-        asm!("r0 = cmpxchg_64({word} + 0, r0, {new})", word = in(reg) word, new = in(reg) new, inout("r0") value);
-    }
-    value
 }
 
 /// Counts one in a word that both sides count in.

@@ -1,6 +1,9 @@
 //! Adds what a connection has counted to the totals of its backend: once, and nothing is counted after that.
 
-use super::flows::{self, FlowRef};
+use super::{
+    flows::{self, FlowRef},
+    held,
+};
 use crate::{lookup, maps};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use balancer_common::http2::{
@@ -50,6 +53,7 @@ pub unsafe extern "C" fn http2_settle(flow: *mut Http2Flow, tag: u64) -> u64 {
         if before & BOTH == 0 {
             if flows::is_of(before, tag) && before & SETTLED == 0 {
                 fold(flow);
+                held::give_back(flow);
                 flow.set(SETTLED);
             }
             flow.clear(BOTH);

@@ -2,13 +2,14 @@
 
 use super::{
     flows::FlowRef,
+    held,
     packet::{Packet, Payload},
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop, programs::TcContext};
 use balancer_common::http2::{
     flow::Http2Flow,
     frame::Sender,
-    grid::Grid,
+    grid::{Grid, Step},
     streams,
     track::{Place, Track},
 };
@@ -16,17 +17,42 @@ use core::ffi::c_void;
 
 /// Most steps in one segment: a segment of 64 KiB has at most 7,281 heads. Whoever sends nothing but
 /// frames whose payloads are read needs more, and is lost sight of.
-const STEPS_MAX: u32 = 16_384;
+pub(super) const STEPS_MAX: u32 = 16_384;
 /// The same for the bounded loop, which the verifier goes through.
-const STEPS_BOUNDED_MAX: u32 = 256;
+pub(super) const STEPS_BOUNDED_MAX: u32 = 256;
 
 /// Set in what a step returns, whose low half is where the next one begins.
-const INVALID: u64 = 1 << 32;
+pub(super) const INVALID: u64 = 1 << 32;
+/// Returned by a step over bytes that were kept: there may be more, and there is no more.
+pub(super) const GOES_ON: u64 = 0;
+pub(super) const ENDED: u64 = 1;
 
-/// Bits of a position: behind a hole; of the client; nothing is counted.
-const AHEAD: u32 = 1;
-const OF_CLIENT: u32 = 1 << 1;
-const SILENT: u32 = 1 << 2;
+/// Bits of a position: of the client; nothing is counted.
+const OF_CLIENT: u32 = 1;
+const SILENT: u32 = 1 << 1;
+
+/// Which bytes a step is over, in a form that the verifier lets pass between functions.
+#[derive(Clone, Copy)]
+pub(super) struct Position(pub(super) u32);
+
+// === impl Position ===
+
+impl Position {
+    #[inline(always)]
+    fn new(of_client: bool, silent: bool) -> Self {
+        Self(if of_client { OF_CLIENT } else { 0 } | if silent { SILENT } else { 0 })
+    }
+
+    #[inline(always)]
+    pub(super) fn is_of_client(self) -> bool {
+        self.0 & OF_CLIENT != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn sender(self) -> Sender {
+        if self.is_of_client() { Sender::Client } else { Sender::Server }
+    }
+}
 
 /// What the steps share.
 struct Walk {
@@ -52,16 +78,16 @@ pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
         let track: *mut Track =
             if FROM_CLIENT { &raw mut (*flow.0).outbound } else { &raw mut (*flow.0).inbound };
         let from = (*track).grid.next_seq;
-        let Some(place) = (*track).place(packet.seq, packet.length()) else {
-            return;
+        let position = Position::new(FROM_CLIENT, silent);
+        let known = match (*track).place(packet.seq, packet.length()) {
+            Some(Place::Next { known }) => known,
+            Some(Place::Behind) => return held::keep(ctx, flow, packet, position),
+            None => return,
         };
-        let Place { ahead, known } = place;
         let mut walk = Walk {
             skb: ctx.skb.skb,
             flow: flow.0,
-            position: if ahead { AHEAD } else { 0 }
-                | if FROM_CLIENT { OF_CLIENT } else { 0 }
-                | if silent { SILENT } else { 0 },
+            position: position.0,
             end: packet.end,
             reached: u64::from(packet.payload_at + known),
         };
@@ -76,7 +102,10 @@ pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
                 }
             }
         }
-        (*track).walked(place, packet.end_seq(), walk.reached & INVALID == 0);
+        (*track).walked(packet.end_seq(), walk.reached & INVALID == 0);
+        if (*track).held != 0 && (*track).is_in_sync() {
+            held::drain::<LOOP>(flow, position);
+        }
         if !silent {
             let bytes = u64::from((*track).grid.next_seq.wrapping_sub(from));
             if FROM_CLIENT {
@@ -100,7 +129,7 @@ extern "C" fn next_step(_index: u64, walk: *mut Walk) -> i64 {
     }
 }
 
-/// One step: at most one head. The position is one of a flow's four.
+/// One step: at most one head.
 ///
 /// # Safety
 /// The caller holds the sender's lock of this flow.
@@ -118,30 +147,29 @@ pub unsafe extern "C" fn http2_step(
     if flow.is_null() {
         return INVALID;
     }
-    let is_ahead = position & AHEAD != 0;
+    let position = Position(position);
     // SAFETY: the caller holds the lock under which the track is changed.
-    let (sender, track): (Sender, &mut Track) = unsafe {
-        if position & OF_CLIENT == 0 {
-            (Sender::Server, &mut (*flow).inbound)
-        } else {
-            (Sender::Client, &mut (*flow).outbound)
-        }
+    let grid: &mut Grid = unsafe {
+        if position.is_of_client() { &mut (*flow).outbound.grid } else { &mut (*flow).inbound.grid }
     };
-    let grid: &mut Grid = if is_ahead { &mut track.ahead } else { &mut track.grid };
-    let Ok(step) = grid.step(sender, &Payload(skb), at, end) else {
+    let Ok(step) = grid.step(position.sender(), &Payload(skb), at, end) else {
         return INVALID;
     };
-    let is_counted = position & SILENT == 0;
+    count(FlowRef(flow), position, grid, &step);
+    u64::from(step.at)
+}
+
+/// Counts what a step has found. The caller holds the sender's lock.
+#[inline(always)]
+pub(super) fn count(flow: FlowRef, position: Position, grid: &mut Grid, step: &Step) {
+    let is_counted = position.0 & SILENT == 0;
     if let Some(head) = step.head {
-        let event = streams::event(grid, sender, &head);
-        let again = !is_ahead && track.is_seen_ahead();
-        let counts_code = is_counted && FlowRef(flow).count(sender, event, again);
+        let event = streams::event(grid, position.sender(), &head);
+        let counts_code = is_counted && flow.count(position.sender(), event);
         if !counts_code {
-            let grid: &mut Grid = if is_ahead { &mut track.ahead } else { &mut track.grid };
             grid.unit_left = 0;
         }
     } else if step.has_unit && is_counted {
-        FlowRef(flow).count_unit(sender, grid.unit_kind, grid.unit);
+        flow.count_unit(position.sender(), grid.unit_kind, grid.unit);
     }
-    u64::from(step.at)
 }

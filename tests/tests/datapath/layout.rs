@@ -11,6 +11,7 @@ use balancer_common::{
         flow::{Http2Closed, Http2Flow, Http2Key},
         frame::FrameHead,
         grid::Grid,
+        held::{Held, Range, Ranges},
         track::Track,
     },
     pod::{Affinity, PodServiceKey, Skip},
@@ -172,7 +173,7 @@ fn http2_counts() -> [(&'static str, Layout); 4] {
 }
 
 /// What is kept of connections whose frames are followed.
-fn http2() -> [(&'static str, Layout); 6] {
+fn http2() -> [(&'static str, Layout); 9] {
     [
         shared!(Http2Key { netns, client, server, client_port_be, server_port_be, reserved }),
         shared!(Http2Flow {
@@ -212,7 +213,10 @@ fn http2() -> [(&'static str, Layout); 6] {
             units_left,
             unit
         }),
-        shared!(Track { grid, ahead, ahead_from, flags }),
+        shared!(Track { grid, held, flags }),
+        shared!(Range { from, to }),
+        shared!(Ranges { base, reserved, ranges }),
+        shared!(Held { owner, kept_ns, ranges, bytes }),
     ]
 }
 

@@ -311,10 +311,10 @@ fn the_counters_are_what_both_ends_know() {
             assert!(stayed, "seed {seed}: nothing was lost");
         }
         let lossy = HISTORIES..2 * HISTORIES;
-        let stayed = lossy.filter(|seed| Books::new(&mut kernel, *seed, 8).run(&mut kernel, *seed));
-        let stayed = stayed.count() as u64;
-        println!("{stayed} of {HISTORIES} stayed in sync, bounded: {bounded}");
-        assert!((1..HISTORIES).contains(&stayed));
+        for seed in lossy {
+            let stayed = Books::new(&mut kernel, seed, 8).run(&mut kernel, seed);
+            assert!(stayed, "seed {seed}: what was lost came again");
+        }
     }
 }
 

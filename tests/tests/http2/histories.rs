@@ -35,6 +35,8 @@ pub(crate) const CLEAN: Path =
     Path { lost_before: 0, lost_behind: 0, held: 0, repeated: 0, acks_lost: 0, is_curt: false };
 pub(crate) const ROUGH: Path =
     Path { lost_before: 8, lost_behind: 3, held: 15, repeated: 8, acks_lost: 20, is_curt: false };
+/// More holes at a time than are kept behind.
+pub(crate) const TORN: Path = Path { lost_before: 60, held: 60, ..ROUGH };
 pub(crate) const CURT: Path = Path { lost_behind: 30, is_curt: true, ..ROUGH };
 
 /// What came of a history.

@@ -1,0 +1,424 @@
+//! Bytes behind a hole: kept in a place of the connection's own, and walked once the hole is filled.
+//!
+//! A place belongs to whoever put its name there by a compare-and-swap, and is touched only between another
+//! one that makes it busy and a third that ends this. So the place of a connection that was forgotten can be
+//! taken by another one: should its owner come back, it finds another name, and has lost its bytes.
+
+use super::{
+    flows::{FlowRef, swap},
+    packet::Packet,
+    walk::{self, GOES_ON, INVALID, Position},
+};
+use crate::{context, maps};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_loop, bpf_skb_load_bytes},
+    programs::TcContext,
+};
+use balancer_common::{
+    abi,
+    http2::{
+        flow::Http2Flow,
+        frame::HEAD_BYTES,
+        grid::Bytes,
+        held::{self, HELD_BUSY, HELD_OF_CLIENT, HELD_WINDOW, Held, NOTHING, Store},
+        track::{LOST, Track},
+    },
+    pick::mix,
+};
+use core::{arch::asm, ffi::c_void, ptr};
+
+/// A place in which nothing was kept for so long was forgotten: TCP repeats what was lost after 200 ms to a
+/// few seconds.
+const STALE_NS: u64 = 60_000_000_000;
+
+/// A place of which the name is ours, and marked as busy.
+#[derive(Clone, Copy)]
+struct Place(*mut Held);
+
+impl Place {
+    /// Makes a place busy, if its owner is as expected.
+    #[inline(always)]
+    fn open(held: *mut Held, expected: u64, owner: u64) -> Option<Self> {
+        // SAFETY: an aligned word of the map's memory.
+        let found = unsafe { swap(&raw mut (*held).owner, expected, owner | HELD_BUSY) };
+        (found == expected).then_some(Self(held))
+    }
+
+    /// Leaves it to its owner, or to anybody if that is zero.
+    #[inline(always)]
+    fn close(self, busy: u64, owner: u64) {
+        // SAFETY: as in `open`. Nobody else changes the word of a busy place.
+        unsafe { swap(&raw mut (*self.0).owner, busy | HELD_BUSY, owner) };
+    }
+}
+
+/// The name under which a direction of a connection has its place.
+#[inline(always)]
+fn owner_of(flow: FlowRef, from_client: bool) -> u64 {
+    // SAFETY: written before the entry is inserted, and never again.
+    let cookie = unsafe { ptr::read_volatile(&raw const (*flow.0).cookie) };
+    (cookie & !(HELD_BUSY | HELD_OF_CLIENT)) | if from_client { HELD_OF_CLIENT } else { 0 }
+}
+
+#[inline(always)]
+fn track_of(flow: FlowRef, from_client: bool) -> *mut Track {
+    // SAFETY: only an address is taken.
+    unsafe { if from_client { &raw mut (*flow.0).outbound } else { &raw mut (*flow.0).inbound } }
+}
+
+/// Keeps a segment behind a hole, or marks the track as lost. The caller holds the lock of this track.
+#[inline(always)]
+pub(super) fn keep(ctx: &TcContext, flow: FlowRef, packet: &Packet, position: Position) {
+    let position_and_length = (u64::from(position.0) << 32) | u64::from(packet.length());
+    // SAFETY: the caller holds the lock.
+    unsafe {
+        http2_keep(ctx.skb.skb, flow.0, position_and_length, packet.seq, packet.payload_at);
+    }
+}
+
+/// See [`keep`].
+///
+/// # Safety
+/// The caller holds the sender's lock of this flow.
+// VERIFIER: a global function, which is verified once and by itself; those have five arguments at most.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_keep(
+    skb: *mut __sk_buff,
+    flow: *mut Http2Flow,
+    position_and_length: u64,
+    seq: u32,
+    payload_at: u32,
+) -> u64 {
+    if flow.is_null() {
+        return 0;
+    }
+    let flow = FlowRef(flow);
+    let from_client = Position((position_and_length >> 32) as u32).is_of_client();
+    let track = track_of(flow, from_client);
+    let owner = owner_of(flow, from_client);
+    // SAFETY: the caller holds the lock under which the track is changed.
+    unsafe {
+        let place = if (*track).held == 0 { take(flow, track, owner) } else { own(track, owner) };
+        let Some(place) = place else {
+            (*track).held = 0;
+            (*track).flags |= LOST;
+            return 0;
+        };
+        let length = position_and_length as u32;
+        let at = http2_held_keep(place.0, (*track).grid.next_seq, seq, length);
+        let is_kept = at != NOTHING && copy(skb, place, at, payload_at, length);
+        if !is_kept {
+            (*track).held = 0;
+            (*track).flags |= LOST;
+        }
+        place.close(owner, if is_kept { owner } else { 0 });
+    }
+    1
+}
+
+/// Where in the place a segment belongs, after it was taken in; [`NOTHING`] if it has no room.
+///
+/// # Safety
+/// The place is the caller's, and busy.
+// VERIFIER: a global function, as the two below: the branches of such a loop would multiply others.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_held_keep(
+    held: *mut Held,
+    next_seq: u32,
+    seq: u32,
+    length: u32,
+) -> u64 {
+    if held.is_null() {
+        return NOTHING;
+    }
+    // SAFETY: as the caller promises.
+    let kept = unsafe { (*held).ranges.keep(next_seq, seq, length) };
+    kept.map_or(NOTHING, |kept| u64::from(kept.at))
+}
+
+/// [`Ranges::end_of`](balancer_common::http2::held::Ranges::end_of) of a place.
+///
+/// # Safety
+/// The place is the caller's, and busy.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_held_end(held: *mut Held, seq: u32) -> u64 {
+    if held.is_null() {
+        return NOTHING;
+    }
+    // SAFETY: as the caller promises.
+    unsafe { (*held).ranges.end_of(seq) }
+}
+
+/// [`Ranges::hole_at`](balancer_common::http2::held::Ranges::hole_at) of a place.
+///
+/// # Safety
+/// The place is the caller's, and busy.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_held_hole(held: *mut Held, seq: u32) -> u64 {
+    if held.is_null() {
+        return NOTHING;
+    }
+    // SAFETY: as the caller promises.
+    unsafe { (*held).ranges.hole_at(seq) }
+}
+
+/// The place that the track has.
+#[inline(always)]
+unsafe fn own(track: *mut Track, owner: u64) -> Option<Place> {
+    // SAFETY: the caller holds the lock under which the track is changed.
+    let index = unsafe { (*track).held }.wrapping_sub(1);
+    Place::open(maps::HTTP2_HELD.get_ptr_mut(index)?, owner, owner)
+}
+
+/// A free place, or one that was forgotten. Where a pod's places begin depends on the pod.
+#[inline(always)]
+unsafe fn take(flow: FlowRef, track: *mut Track, owner: u64) -> Option<Place> {
+    // SAFETY: written before the entry is inserted, and never again.
+    let first = mix(unsafe { ptr::read_volatile(&raw const (*flow.0).pod) }) as u32;
+    let now = context::now_ns();
+    // VERIFIER: a constant bound.
+    for attempt in 0..abi::HTTP2_POD_HELD_MAX {
+        let index = first.wrapping_add(attempt) % abi::HTTP2_HELD_MAX as u32;
+        let held = maps::HTTP2_HELD.get_ptr_mut(index)?;
+        // SAFETY: words of the map's memory; volatile since others write.
+        let (old, kept_ns) = unsafe {
+            (
+                ptr::read_volatile(&raw const (*held).owner),
+                ptr::read_volatile(&raw const (*held).kept_ns),
+            )
+        };
+        if old & HELD_BUSY != 0 || (old != 0 && now.saturating_sub(kept_ns) < STALE_NS) {
+            continue;
+        }
+        if let Some(place) = Place::open(held, old, owner) {
+            // SAFETY: the place is busy, and the lock of the track is held.
+            unsafe {
+                (*held).ranges.begin(&(*track).grid);
+                (*track).held = index + 1;
+            }
+            return Some(place);
+        }
+    }
+    None
+}
+
+/// Copies a segment's payload to where it belongs, below the window; whether it could be read.
+#[inline(always)]
+fn copy(skb: *mut __sk_buff, place: Place, at: u64, payload_at: u32, length: u32) -> bool {
+    let (mut at, mut rest) = (at, u64::from(length.wrapping_sub(1)));
+    // SAFETY: the masks keep what is written within the place: it begins within the window, and is no
+    // longer than that.
+    unsafe {
+        // VERIFIER: in assembly, since the compiler knows that the masks change nothing.
+        asm!("{at} &= {mask}", at = inout(reg) at, mask = const HELD_WINDOW - 1);
+        asm!("{rest} &= {mask}", rest = inout(reg) rest, mask = const HELD_WINDOW - 1);
+        let to = (&raw mut (*place.0).bytes).cast::<u8>().add(at as usize);
+        (*place.0).kept_ns = context::now_ns();
+        bpf_skb_load_bytes(skb.cast(), payload_at, to.cast(), rest as u32 + 1) == 0
+    }
+}
+
+/// What the steps share.
+struct Drain {
+    held: *mut Held,
+    flow: *mut Http2Flow,
+    position: u32,
+    /// What the last step returned.
+    reached: u64,
+}
+
+/// Walks what is kept, as far as there is no hole. The caller holds the lock of this track.
+#[inline(always)]
+pub(super) fn drain<const LOOP: bool>(flow: FlowRef, position: Position) {
+    // SAFETY: the caller holds the lock.
+    unsafe {
+        if LOOP {
+            http2_drain(flow.0, position.0);
+        } else {
+            http2_drain_bounded(flow.0, position.0);
+        }
+    }
+}
+
+/// See [`drain`].
+///
+/// # Safety
+/// The caller holds the sender's lock of this flow.
+// VERIFIER: a global function, which is verified once and by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_drain(flow: *mut Http2Flow, position: u32) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { drain_all::<true>(flow, Position(position)) }
+}
+
+/// See [`drain`].
+///
+/// # Safety
+/// The caller holds the sender's lock of this flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_drain_bounded(flow: *mut Http2Flow, position: u32) -> u64 {
+    // SAFETY: as the caller promises.
+    unsafe { drain_all::<false>(flow, Position(position)) }
+}
+
+#[inline(always)]
+unsafe fn drain_all<const LOOP: bool>(flow: *mut Http2Flow, position: Position) -> u64 {
+    if flow.is_null() {
+        return 0;
+    }
+    let flow = FlowRef(flow);
+    let from_client = position.is_of_client();
+    let track = track_of(flow, from_client);
+    let owner = owner_of(flow, from_client);
+    // SAFETY: the caller holds the lock under which the track is changed, and the place is busy.
+    unsafe {
+        let Some(place) = own(track, owner) else {
+            (*track).held = 0;
+            (*track).flags |= LOST;
+            return 0;
+        };
+        let mut drain =
+            Drain { held: place.0, flow: flow.0, position: position.0, reached: GOES_ON };
+        if LOOP {
+            let callback: extern "C" fn(u64, *mut Drain) -> i64 = next_step;
+            bpf_loop(walk::STEPS_MAX, callback as *mut c_void, (&raw mut drain).cast(), 0);
+        } else {
+            // VERIFIER: a constant bound.
+            for index in 0..walk::STEPS_BOUNDED_MAX {
+                if next_step(u64::from(index), &raw mut drain) != 0 {
+                    break;
+                }
+            }
+        }
+        (*track).drained(drain.reached != INVALID, drain.reached != GOES_ON);
+        // A walk ends where nothing is kept.
+        let is_over =
+            !(*track).is_in_sync() || http2_held_hole(place.0, (*track).grid.next_seq) == NOTHING;
+        if is_over {
+            (*track).held = 0;
+        }
+        place.close(owner, if is_over { 0 } else { owner });
+    }
+    1
+}
+
+// VERIFIER: a callback of `bpf_loop` has a number and a pointer as arguments, and returns zero to go on.
+#[inline(never)]
+extern "C" fn next_step(_index: u64, drain: *mut Drain) -> i64 {
+    // SAFETY: `drain` passes a pointer to what it owns, holds the lock, and has made the place busy.
+    unsafe {
+        let drain = &mut *drain;
+        drain.reached = http2_held_step(drain.held, drain.flow, drain.position);
+        i64::from(drain.reached != GOES_ON)
+    }
+}
+
+/// One step over bytes that were kept: at most one head.
+///
+/// # Safety
+/// The caller holds the sender's lock of this flow, and the place is its own and busy.
+// VERIFIER: a global function, which is verified once and by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub unsafe extern "C" fn http2_held_step(
+    held: *mut Held,
+    flow: *mut Http2Flow,
+    position: u32,
+) -> u64 {
+    if held.is_null() || flow.is_null() {
+        return INVALID;
+    }
+    let position = Position(position);
+    let track = track_of(FlowRef(flow), position.is_of_client());
+    // SAFETY: the caller holds the lock under which the track is changed.
+    let grid = unsafe { &mut (*track).grid };
+    match held::step(grid, position.sender(), &Kept(held)) {
+        Ok(Some(step)) => {
+            walk::count(FlowRef(flow), position, grid, &step);
+            GOES_ON
+        }
+        Ok(None) => walk::ENDED,
+        Err(_) => INVALID,
+    }
+}
+
+/// Gives the places of both directions back. The caller holds both locks.
+#[inline(always)]
+pub(super) fn give_back(flow: FlowRef) {
+    for from_client in [false, true] {
+        let track = track_of(flow, from_client);
+        // SAFETY: both locks are held.
+        unsafe {
+            if (*track).held != 0 {
+                let owner = owner_of(flow, from_client);
+                if let Some(place) = own(track, owner) {
+                    place.close(owner, 0);
+                }
+                (*track).held = 0;
+            }
+        }
+    }
+}
+
+/// The bytes of a place, as the walk over their frames reads them.
+struct Kept(*mut Held);
+
+impl Bytes for Kept {
+    #[inline(always)]
+    fn byte(&self, at: u32) -> Option<u8> {
+        // SAFETY: the mask keeps the offset within the place.
+        Some(unsafe { ptr::read_volatile(self.at(at)) })
+    }
+
+    #[inline(always)]
+    fn head(&self, at: u32) -> Option<[u8; HEAD_BYTES as usize]> {
+        let from = self.at(at);
+        let mut head = [0; HEAD_BYTES as usize];
+        for (index, byte) in head.iter_mut().enumerate() {
+            // SAFETY: a place has a head's length to spare behind where the mask leads.
+            *byte = unsafe { ptr::read_volatile(from.add(index)) };
+        }
+        Some(head)
+    }
+}
+
+impl Store for Kept {
+    #[inline(always)]
+    fn base(&self) -> u32 {
+        // SAFETY: the place is the caller's, and busy.
+        unsafe { (*self.0).ranges.base }
+    }
+
+    #[inline(always)]
+    fn end_of(&self, seq: u32) -> Option<u32> {
+        // SAFETY: as in `base`.
+        known(unsafe { http2_held_end(self.0, seq) })
+    }
+
+    #[inline(always)]
+    fn hole_at(&self, seq: u32) -> Option<u32> {
+        // SAFETY: as in `base`.
+        known(unsafe { http2_held_hole(self.0, seq) })
+    }
+}
+
+#[inline(always)]
+fn known(number: u64) -> Option<u32> {
+    (number != NOTHING).then_some(number as u32)
+}
+
+impl Kept {
+    #[inline(always)]
+    fn at(&self, at: u32) -> *const u8 {
+        let offset = (at & (2 * HELD_WINDOW - 1)) as usize;
+        // SAFETY: only an address is taken, of a byte within the place.
+        unsafe { (&raw const (*self.0).bytes).cast::<u8>().add(offset) }
+    }
+}
