@@ -11,6 +11,8 @@ mod calls;
 mod cases;
 #[path = "http2/ends.rs"]
 mod ends;
+#[path = "http2/held.rs"]
+mod held;
 #[path = "http2/histories.rs"]
 mod histories;
 #[path = "http2/kernel.rs"]

@@ -15,6 +15,7 @@ use balancer_common::{
         flow::{Http2Flow, Http2Key},
         frame::Sender,
         gate,
+        held::Held,
         track::Track,
     },
 };
@@ -30,12 +31,19 @@ const ETHERNET_BYTES: u32 = 14;
 /// Where the agent's requests stand in their packet.
 const REQUEST_AT: usize = 14;
 
+/// A place for bytes behind a hole.
+pub(crate) struct Place {
+    /// The cookie of the connection that has it; zero if nobody does.
+    pub(crate) owner: u64,
+}
+
 /// Loaded programs with maps of their own.
 pub(crate) struct Kernel {
     ebpf: Ebpf,
     flows: HashMap<MapData, Raw<Http2Key>, Raw<Http2Flow>>,
     totals: HashMap<MapData, Raw<Http2TotalsKey>, Raw<Http2Totals>>,
     in_flight: Array<MapData, Raw<u64>>,
+    held: Array<MapData, [u8; size_of::<Held>()]>,
     bounded: bool,
     packets: AtomicU64,
 }
@@ -47,7 +55,7 @@ impl Kernel {
         loader.btf(None);
         loader.override_global("HAS_CURRENT_PID", &1_u8, true);
         loader.override_global("HAS_NETNS_COOKIE", &1_u8, true);
-        loader.map_max_entries(map::HTTP2_FLOWS, 64);
+        loader.map_max_entries(map::HTTP2_FLOWS, 512);
         loader.map_max_entries(map::FLOWS, 64);
         let mut ebpf = loader.load(object).unwrap();
         for name in [Self::name("http2_inbound", bounded), Self::name("http2_outbound", bounded)] {
@@ -59,7 +67,8 @@ impl Kernel {
         let totals = ebpf.take_map(map::HTTP2_TOTALS).unwrap().try_into().unwrap();
         let in_flight = ebpf.take_map(map::HTTP2_IN_FLIGHT).unwrap().try_into().unwrap();
         let flows = flows.try_into().unwrap();
-        Self { ebpf, flows, totals, in_flight, bounded, packets: AtomicU64::new(0) }
+        let held = ebpf.take_map(map::HTTP2_HELD).unwrap().try_into().unwrap();
+        Self { ebpf, flows, totals, in_flight, held, bounded, packets: AtomicU64::new(0) }
     }
 
     const fn name(name: &'static str, bounded: bool) -> &'static str {
@@ -115,6 +124,23 @@ impl Kernel {
     /// Streams of a backend that are in flight.
     pub(crate) fn in_flight(&self, backend: u32) -> u64 {
         self.in_flight.get(&backend, 0).unwrap().0
+    }
+
+    /// Places for bytes behind a hole.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let place = |index| {
+            let bytes = self.held.get(&index, 0).unwrap();
+            Place { owner: u64::from_ne_bytes(bytes[..8].try_into().unwrap()) }
+        };
+        (0..self.held.len()).map(place).collect()
+    }
+
+    /// Makes a place one that was not touched since the machine was started.
+    pub(crate) fn forget_place(&mut self, index: usize) {
+        let index = u32::try_from(index).unwrap();
+        let mut bytes = self.held.get(&index, 0).unwrap();
+        bytes[std::mem::offset_of!(Held, kept_ns)..][..8].fill(0);
+        self.held.set(index, bytes, 0).unwrap();
     }
 
     /// Changes what is kept, while no program runs.

@@ -1,0 +1,165 @@
+//! Places for bytes behind a hole: taken, shared between pods, given back, and taken over when forgotten.
+
+use super::{
+    kernel::Kernel,
+    model::frame,
+    segment::{ACK, Ends, Segment},
+};
+use balancer_agent::datapath::loader;
+use balancer_common::{
+    abi,
+    address::Address,
+    http2::{
+        flow::{Http2Key, Visibility},
+        frame::{PING, SETTINGS},
+    },
+};
+use balancer_tests::capability;
+use std::net::IpAddr;
+
+const NETNS: u64 = 5;
+/// Close to the end of the numbers.
+const FIRST: u32 = u32::MAX - 20;
+
+/// A connection whose server has sent settings and three pings, of which the second comes last.
+struct Connection {
+    key: Http2Key,
+    down: Ends,
+    frames: [Vec<u8>; 4],
+}
+
+impl Connection {
+    /// The first two frames have come.
+    fn begin(kernel: &mut Kernel, port: u16, pod: u64) -> Self {
+        let (client, server): (IpAddr, IpAddr) =
+            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let key = Http2Key {
+            netns: NETNS,
+            client: Address::from(client),
+            server: Address::from(server),
+            client_port_be: port.to_be(),
+            server_port_be: 80_u16.to_be(),
+            reserved: 0,
+        };
+        kernel.establish(key, port.into(), 1, FIRST);
+        kernel.change(key, |flow| flow.pod = pod);
+        let down = Ends { source: (server, 80), destination: (client, port) };
+        let frames = [SETTINGS, PING, PING, PING].map(|kind| {
+            let mut bytes = Vec::new();
+            frame(&mut bytes, kind, 0, 0, if kind == PING { &[7; 8] } else { &[] });
+            bytes
+        });
+        let connection = Self { key, down, frames };
+        connection.arrives(kernel, 0);
+        connection.arrives(kernel, 1);
+        connection
+    }
+
+    fn arrives(&self, kernel: &Kernel, number: usize) {
+        let before: usize = self.frames[..number].iter().map(Vec::len).sum();
+        let segment = Segment {
+            seq: FIRST.wrapping_add(u32::try_from(before).unwrap()),
+            ack: 1,
+            flags: ACK,
+            window: 900,
+            payload: self.frames[number].clone(),
+            ..Segment::default()
+        };
+        let delivered = kernel.deliver(NETNS, &segment, self.down).unwrap();
+        assert_eq!(delivered, segment, "nobody has asked for anything");
+    }
+
+    /// What comes last is there, and a hole before it.
+    fn with_hole(kernel: &mut Kernel, port: u16, pod: u64) -> Self {
+        let connection = Self::begin(kernel, port, pod);
+        connection.arrives(kernel, 3);
+        connection
+    }
+
+    fn is_in_sync(&self, kernel: &Kernel) -> bool {
+        kernel.flow(self.key).inbound.is_in_sync()
+    }
+
+    fn has_all(&self, kernel: &Kernel) -> bool {
+        let length: usize = self.frames.iter().map(Vec::len).sum();
+        let end = FIRST.wrapping_add(u32::try_from(length).unwrap());
+        let track = kernel.flow(self.key).inbound;
+        track.takes_frame() && track.grid.next_seq == end
+    }
+}
+
+fn kernels() -> impl Iterator<Item = Kernel> {
+    let bounded = if capability::can_load_ebpf() { &[false, true][..] } else { &[] };
+    bounded.iter().map(|bounded| Kernel::load(loader::object(), *bounded))
+}
+
+fn used(kernel: &Kernel) -> usize {
+    kernel.places().iter().filter(|place| place.owner != 0).count()
+}
+
+#[test]
+fn a_place_is_taken_at_a_hole_and_given_back_when_that_is_filled() {
+    for mut kernel in kernels() {
+        let connection = Connection::with_hole(&mut kernel, 1_000, 7);
+        assert_eq!((used(&kernel), connection.is_in_sync(&kernel)), (1, true));
+        connection.arrives(&kernel, 3);
+        assert_eq!(used(&kernel), 1, "the same once more");
+        connection.arrives(&kernel, 2);
+        assert!(connection.has_all(&kernel));
+        assert_eq!(used(&kernel), 0);
+    }
+}
+
+#[test]
+fn a_connection_that_is_not_followed_any_more_gives_its_place_back() {
+    for mut kernel in kernels() {
+        let connection = Connection::with_hole(&mut kernel, 1_000, 7);
+        let up = Ends { source: connection.down.destination, destination: connection.down.source };
+        let payload = b"GET / HTTP/1.1\r\n".to_vec();
+        let segment = Segment { seq: 1, ack: FIRST, flags: ACK, payload, ..Segment::default() };
+        kernel.send(NETNS, &segment, up).unwrap();
+        assert_eq!(kernel.flow(connection.key).visibility(), Visibility::Opaque);
+        assert_eq!(used(&kernel), 0);
+    }
+}
+
+#[test]
+fn a_pod_cannot_take_every_place() {
+    for mut kernel in kernels() {
+        let of_pod = abi::HTTP2_POD_HELD_MAX as usize;
+        let ports = 1_000..1_000 + 2 * abi::HTTP2_POD_HELD_MAX as u16;
+        let greedy: Vec<_> =
+            ports.map(|port| Connection::with_hole(&mut kernel, port, 7)).collect();
+        assert_eq!(used(&kernel), of_pod);
+        let followed = greedy.iter().filter(|it| it.is_in_sync(&kernel));
+        assert_eq!(followed.count(), of_pod, "the others are lost sight of");
+        for pod in 8..200 {
+            Connection::with_hole(&mut kernel, 2_000 + pod, pod.into());
+        }
+        assert_eq!(used(&kernel), abi::HTTP2_HELD_MAX, "other pods have the rest");
+        for connection in &greedy {
+            connection.arrives(&kernel, 2);
+        }
+        assert_eq!(used(&kernel), abi::HTTP2_HELD_MAX - of_pod);
+    }
+}
+
+#[test]
+fn a_forgotten_place_is_taken_over_and_its_first_owner_finds_nothing_in_it() {
+    for mut kernel in kernels() {
+        let first = Connection::with_hole(&mut kernel, 1_000, 7);
+        let second = Connection::with_hole(&mut kernel, 1_001, 7);
+        assert_eq!(used(&kernel), 2, "both are in use");
+        second.arrives(&kernel, 2);
+        let index = kernel.places().iter().position(|place| place.owner != 0).unwrap();
+        kernel.forget_place(index);
+        let third = Connection::with_hole(&mut kernel, 1_002, 7);
+        assert_eq!(used(&kernel), 1);
+        assert_eq!(kernel.places()[index].owner, 1_002);
+        first.arrives(&kernel, 2);
+        assert!(!first.is_in_sync(&kernel), "it does not take what is there for its own");
+        third.arrives(&kernel, 2);
+        assert!(third.has_all(&kernel));
+        assert_eq!(used(&kernel), 0);
+    }
+}
