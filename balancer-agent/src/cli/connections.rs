@@ -14,7 +14,10 @@ use balancer_common::{
     http2::flow::{Http2Flow, Visibility},
 };
 use serde::Serialize;
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 #[derive(Debug, Serialize)]
 struct ConnectionsReport {
@@ -46,6 +49,8 @@ struct ConnectionRow {
 struct Frames {
     /// Whether they are seen, as `docs/http2.md` explains.
     state: &'static str,
+    /// Why it is out of sync, if it is.
+    out_of_sync_by: Option<&'static str>,
     /// Whether the agent has asked for a move that was not made yet.
     asked_to_move: bool,
     /// When its client was told to leave.
@@ -61,6 +66,7 @@ impl Frames {
         let moved = (visibility == Visibility::Moved).then_some(flow.moved_ns);
         Self {
             state: visibility.name(),
+            out_of_sync_by: flow.lost_by(),
             asked_to_move: flow.is_asked_to_move(),
             moved_ms_ago: moved.map(|moved_ns| now_ns.saturating_sub(moved_ns) / 1_000_000),
             in_flight: flow.in_flight(),
@@ -70,6 +76,18 @@ impl Frames {
 
     const fn shown(&self) -> &'static str {
         if self.asked_to_move { "asked to move" } else { self.state }
+    }
+}
+
+impl ConnectionsReport {
+    /// Connections that are out of sync, by what did that.
+    fn losses(&self) -> BTreeMap<&'static str, usize> {
+        let mut losses = BTreeMap::new();
+        let frames = self.connections.iter().filter_map(|connection| connection.http2.as_ref());
+        for why in frames.filter_map(|frames| frames.out_of_sync_by) {
+            *losses.entry(why).or_default() += 1;
+        }
+        losses
     }
 }
 
@@ -97,6 +115,9 @@ impl Report for ConnectionsReport {
             ],
             self.connections.iter().map(row).collect(),
         );
+        for (why, count) in self.losses() {
+            page.line(&format!("{count} out of sync: {why}"));
+        }
         let printed = self.connections.len();
         if printed < self.total {
             page.line(&format!("{printed} of {} connections; --limit prints more", self.total));
@@ -174,6 +195,7 @@ fn row(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use balancer_common::http2::track::{HOMELESS, LOST, Track};
 
     #[test]
     fn the_table_is_as_golden() {
@@ -189,16 +211,22 @@ mod tests {
             retransmits: 0,
             http2: path.map(|_| Frames {
                 state: Visibility::Visible.name(),
+                out_of_sync_by: None,
                 asked_to_move: false,
                 moved_ms_ago: None,
                 in_flight: 3,
                 opened: 1_234,
             }),
         };
+        let mut lost = row(8, Some("/kubepods/cart"), Some("198.51.100.1:50051"));
+        let frames = lost.http2.as_mut().unwrap();
+        (frames.state, frames.in_flight) = (Visibility::OutOfSync.name(), 0);
+        frames.out_of_sync_by = Track { flags: LOST | HOMELESS, ..Track::default() }.lost_by();
         let report = ConnectionsReport {
-            total: 3,
+            total: 4,
             connections: vec![
                 row(7, Some("/kubepods/shop"), Some("198.51.100.1:50051")),
+                lost,
                 row(4_711, None, None),
             ],
         };

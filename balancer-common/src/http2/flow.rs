@@ -137,6 +137,19 @@ impl Http2Flow {
         }
     }
 
+    /// Why the connection is out of sync, if it is.
+    #[must_use]
+    pub const fn lost_by(&self) -> Option<&'static str> {
+        if !matches!(self.visibility(), Visibility::OutOfSync) {
+            return None;
+        }
+        match (self.inbound.lost_by(), self.outbound.lost_by()) {
+            (Some(why), _) | (None, Some(why)) => Some(why),
+            // Seen by nobody yet who holds a lock.
+            (None, None) => Some("a segment went by while another processor was at work"),
+        }
+    }
+
     /// Whether the agent has asked for a move that was not made yet.
     #[must_use]
     pub const fn is_asked_to_move(&self) -> bool {

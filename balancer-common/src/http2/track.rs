@@ -10,6 +10,16 @@ use bytemuck::{Pod, Zeroable};
 
 /// Bytes went by that were not understood: where the frames are is not known any more.
 pub const LOST: u32 = 1;
+/// Why it is lost: a segment went by while another processor was at work for long.
+pub const MISSED: u32 = 1 << 3;
+/// Why it is lost: a segment had options of IP, or was a fragment.
+pub const UNREADABLE: u32 = 1 << 4;
+/// Why it is lost: bytes came behind a hole, and there was no place to keep them in, or none any more.
+pub const HOMELESS: u32 = 1 << 5;
+/// Why it is lost: too many holes, or too much behind them.
+pub const TORN: u32 = 1 << 6;
+/// Why it is lost: more frames in one segment than are walked at a time.
+pub const CROWDED: u32 = 1 << 7;
 /// These bytes are no HTTP/2.
 pub const BROKEN: u32 = 1 << 1;
 /// The sender has ended its bytes, or has been seen to.
@@ -57,6 +67,28 @@ impl Track {
         Self { grid: Grid::new(sender, seq), held: 0, flags: 0 }
     }
 
+    /// The position is not known any more, for this reason.
+    #[inline(always)]
+    pub const fn lose(&mut self, why: u32) {
+        self.flags |= LOST | why;
+    }
+
+    /// Why the position is not known any more, if it is lost.
+    #[must_use]
+    pub const fn lost_by(&self) -> Option<&'static str> {
+        if self.flags & LOST == 0 {
+            return None;
+        }
+        Some(match self.flags & (MISSED | UNREADABLE | HOMELESS | TORN | CROWDED) {
+            MISSED => "a segment went by while another processor was at work",
+            UNREADABLE => "IP options or fragments",
+            HOMELESS => "no place for bytes behind a loss",
+            TORN => "too many losses at a time, or too many bytes behind one",
+            CROWDED => "too many frames in one segment",
+            _ => "several reasons",
+        })
+    }
+
     /// Whether the position is known.
     #[inline(always)]
     #[must_use]
@@ -98,7 +130,7 @@ impl Track {
         if !valid {
             self.flags |= BROKEN;
         } else if self.grid.next_seq != end {
-            self.flags |= LOST;
+            self.lose(CROWDED);
         }
     }
 
@@ -109,7 +141,7 @@ impl Track {
         if !valid {
             self.flags |= BROKEN;
         } else if !ended {
-            self.flags |= LOST;
+            self.lose(CROWDED);
         }
     }
 }

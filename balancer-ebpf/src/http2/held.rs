@@ -22,7 +22,7 @@ use balancer_common::{
         frame::HEAD_BYTES,
         grid::Bytes,
         held::{self, HELD_BUSY, HELD_OF_CLIENT, HELD_WINDOW, Held, NOTHING, Store},
-        track::{LOST, Track},
+        track::{HOMELESS, TORN, Track},
     },
     pick::mix,
 };
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn http2_keep(
         let place = if (*track).held == 0 { take(flow, track, owner) } else { own(track, owner) };
         let Some(place) = place else {
             (*track).held = 0;
-            (*track).flags |= LOST;
+            (*track).lose(HOMELESS);
             return 0;
         };
         let length = position_and_length as u32;
@@ -111,7 +111,7 @@ pub unsafe extern "C" fn http2_keep(
         let is_kept = at != NOTHING && copy(skb, place, at, payload_at, length);
         if !is_kept {
             (*track).held = 0;
-            (*track).flags |= LOST;
+            (*track).lose(TORN);
         }
         place.close(owner, if is_kept { owner } else { 0 });
     }
@@ -281,7 +281,7 @@ unsafe fn drain_all<const LOOP: bool>(flow: *mut Http2Flow, position: Position) 
     unsafe {
         let Some(place) = own(track, owner) else {
             (*track).held = 0;
-            (*track).flags |= LOST;
+            (*track).lose(HOMELESS);
             return 0;
         };
         let mut drain =

@@ -16,7 +16,7 @@ use balancer_common::http2::{
     },
     grid::STARTED,
     shift::{self, FRAME_BYTES, Inbound, Segment},
-    track::{BROKEN, FINISHED, LOST, distance},
+    track::{BROKEN, FINISHED, MISSED, UNREADABLE, distance},
 };
 use core::ptr;
 
@@ -78,13 +78,13 @@ fn follow<const LOOP: bool>(
     // SAFETY: the lock for this track is held.
     let track = unsafe { &mut (*flow.0).inbound };
     if attempt.gate & MISSED_IN != 0 {
-        track.flags |= LOST;
+        track.lose(MISSED);
     }
     if packet.is_plain {
         let silent = attempt.gate & (SETTLED | CLOSED) != 0;
         walk::follow::<LOOP, false>(ctx, flow, packet, silent);
     } else {
-        track.flags |= LOST;
+        track.lose(UNREADABLE);
     }
     if packet.has(FIN) {
         track.flags |= FINISHED;

@@ -13,7 +13,7 @@ use balancer_common::http2::{
         self, ACKED, CLOSED, DEAD, ENDED, FAR, INJECTED, LOCKED_OUT, MISSED_OUT, OPAQUE, SETTLED,
     },
     shift::Injection,
-    track::{BROKEN, LOST},
+    track::{BROKEN, MISSED, UNREADABLE},
 };
 use core::ptr;
 
@@ -81,13 +81,13 @@ fn follow<const LOOP: bool>(ctx: &TcContext, flow: FlowRef, packet: &Packet, tag
         // SAFETY: the lock for this track is held.
         let track = unsafe { &mut (*flow.0).outbound };
         if attempt.gate & MISSED_OUT != 0 {
-            track.flags |= LOST;
+            track.lose(MISSED);
         }
         if packet.is_plain {
             let silent = attempt.gate & (SETTLED | CLOSED) != 0;
             walk::follow::<LOOP, true>(ctx, flow, packet, silent);
         } else {
-            track.flags |= LOST;
+            track.lose(UNREADABLE);
         }
         if track.flags & BROKEN != 0 && attempt.gate & INJECTED == 0 {
             flow.set(OPAQUE);
