@@ -70,8 +70,32 @@ pub struct PodObject {
     pub host_network: bool,
     /// The container that is a service mesh's proxy.
     pub mesh_proxy: Option<String>,
-    /// Whether it asked not to be balanced.
+    /// What it asked for.
+    #[serde(default)]
+    pub wishes: Wishes,
+}
+
+/// What a pod or a namespace asks for its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wishes {
+    /// Not to be balanced.
     pub opted_out: bool,
+    /// Not to be followed as HTTP/2, nor moved while they live.
+    pub http2_off: bool,
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// What either of two asks for.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            opted_out: self.opted_out || other.opted_out,
+            http2_off: self.http2_off || other.http2_off,
+        }
+    }
 }
 
 /// What the API tells of all pods of this node.
@@ -79,6 +103,6 @@ pub struct PodObject {
 pub struct NodePods {
     /// By the UID that their cgroups carry.
     pub pods: BTreeMap<PodUid, PodObject>,
-    /// Namespaces whose pods are not to be balanced.
-    pub opted_out_namespaces: std::collections::BTreeSet<String>,
+    /// What namespaces ask for their pods; those that ask for nothing are left out.
+    pub namespaces: BTreeMap<String, Wishes>,
 }

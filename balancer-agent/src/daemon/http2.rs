@@ -36,6 +36,8 @@ const IDLE: Duration = Duration::from_secs(2);
 const BUSY_FOR: Duration = Duration::from_secs(5);
 /// A look is followed by a pause of so many times its duration: with many connections it takes long.
 const PAUSE_FACTOR: u32 = 20;
+/// How long after a start pods are waited for to tell what they wish.
+const WISHES_PATIENCE: Duration = Duration::from_secs(10);
 /// How often links of interfaces that are gone are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
 
@@ -226,7 +228,8 @@ impl Daemon {
         self.http2.rebalancer.set_node_rank(self.engine.core.node_rank());
         let outcome = self.http2.wishes.follow(&self.started, &seen.http2);
         self.take_in(outcome);
-        for (service, load) in &loads {
+        let planned = if self.awaits_wishes() { None } else { Some(&loads) };
+        for (service, load) in planned.into_iter().flatten() {
             for it in self.http2.rebalancer.plan(*service, load, now) {
                 self.begin_move(*service, &it, &seen);
             }
@@ -234,6 +237,13 @@ impl Daemon {
         self.http2.rebalancer.retain(|service| loads.contains_key(&service));
         self.http2.count(&loads, &frames);
         Ok(())
+    }
+
+    /// Whether pods may still tell that their connections are not to be moved.
+    fn awaits_wishes(&self) -> bool {
+        self.kubernetes.is_enabled()
+            && !self.pods.registry.knows_objects()
+            && self.started_at.elapsed() < WISHES_PATIENCE
     }
 
     /// What the connections of services are like now: of those that have any, and of those in `others`.
@@ -263,8 +273,13 @@ impl Daemon {
             }
         }
         let frames = seen.frames();
-        let picture =
-            Picture { flows: &seen.flows, frames: &frames, backends: &backends, ejected: &ejected };
+        let picture = Picture {
+            flows: &seen.flows,
+            frames: &frames,
+            backends: &backends,
+            unmoved: self.http2.clients.off(),
+            ejected: &ejected,
+        };
         let declared = |service| core.declared(service).map(|(_, service)| service);
         let loads = self.http2.standings.loads(&picture, declared);
         Ok((frames, loads))

@@ -72,6 +72,11 @@ impl Kubernetes {
         Ok((Self { running: Some((health, defaults)), farewells, pods }, receiver))
     }
 
+    /// Whether the source runs.
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Changes what services are that do not say otherwise.
     pub(super) fn set_defaults(&self, behaviour: Behaviour) {
         if let Some((_, defaults)) = &self.running {

@@ -76,13 +76,13 @@ async fn pods_come_change_and_go() {
     node.server.apply(PODS, pod("cart-1", "2", "istio-proxy"));
     node.until(|pods| pods.pods.values().any(|pod| pod.mesh_proxy.is_some())).await;
     node.server.apply(NAMESPACES, namespace("shop", "false"));
-    node.until(|pods| pods.opted_out_namespaces.contains("shop")).await;
+    node.until(|pods| pods.namespaces.contains_key("shop")).await;
     // A StatefulSet's next pod has its predecessor's name.
     node.server.delete(PODS, pod("cart-0", "1", "app"));
     node.server.apply(PODS, pod("cart-0", "3", "app"));
     node.until(|pods| names(pods) == [("2", "cart-1"), ("3", "cart-0")]).await;
     node.server.delete(NAMESPACES, namespace("shop", "false"));
-    node.until(|pods| pods.opted_out_namespaces.is_empty()).await;
+    node.until(|pods| pods.namespaces.is_empty()).await;
 }
 
 #[tokio::test]

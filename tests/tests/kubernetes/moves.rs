@@ -3,8 +3,12 @@
 use crate::scene::Scene;
 use balancer_tests::{
     agent::Agent,
-    cluster::caller::{Caller, Style},
+    cluster::{
+        caller::{CallPlan, Caller, Style},
+        objects::{self, NAMESPACE},
+    },
 };
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +17,8 @@ use std::{
 
 /// Clients with one long connection each, in one pod.
 const CLIENTS: usize = 6;
+/// A pod whose connections are not to move.
+const SETTLED: &str = "settled";
 /// Longest wait for all pods to be reached.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,4 +57,40 @@ fn long_connections_reach_new_pods_and_no_call_fails() {
     let moved = agent.status().unwrap().http2;
     assert_eq!(moved.begun.values().sum::<u64>(), 4, "{moved:?}");
     assert_eq!((moved.made, moved.given_up), (4, 0), "{moved:?}");
+}
+
+/// A pod can keep its connections where they are: they count for shares, and do not move.
+#[test]
+fn connections_of_a_pod_that_does_not_want_it_stay_where_they_are() {
+    let Some(scene) = Scene::new("settled", 2, json!({})) else { return };
+    let api = scene.client();
+    scene.cluster.run(async {
+        objects::run_idle(&api, SETTLED, "node-a").await.unwrap();
+        let off = json!({"metadata": {"annotations": {"balancer.dev/http2": "false"}}});
+        objects::patch::<Pod>(&api, SETTLED, &off).await.unwrap();
+    });
+    let agent = scene.agent();
+    scene.until_active(&agent, &scene.ready(2));
+    let address = scene.cluster_ip();
+    let place = scene.cluster.kubelet().place(NAMESPACE, SETTLED).unwrap();
+    let plan = CallPlan { targets: vec![address], style: Style::Long, pause_ms: 10 };
+    let settled: Vec<Caller> = (0..4).map(|_| Caller::start(&place, &plan).unwrap()).collect();
+    let others: Vec<Caller> = (0..4).map(|_| scene.caller(vec![address], Style::Long)).collect();
+    for caller in settled.iter().chain(&others) {
+        caller.goes_on(1).unwrap();
+    }
+    scene.scale(6);
+    scene.until_active(&agent, &scene.ready(6));
+    // Eight connections on six pods: somebody has to give.
+    agent.until(|status| status.http2.made > 0).unwrap();
+    let shown = scene.ask(&["connections", "--pod", &format!("{NAMESPACE}/{SETTLED}")]);
+    let connections = shown["connections"].as_array().unwrap();
+    assert_eq!(connections.len(), settled.len(), "{shown:#}");
+    for caller in settled {
+        caller.goes_on(1).unwrap();
+        let tally = caller.stop().unwrap();
+        assert_eq!((tally.replies.len(), tally.failures.len()), (1, 0), "{tally:?}");
+    }
+    let moved = others.into_iter().map(|caller| caller.stop().unwrap());
+    assert!(moved.filter(|tally| tally.replies.len() > 1).count() > 0, "nobody moved");
 }

@@ -3,7 +3,7 @@
 //! Like the rest of the core, its picture of the kernel changes only by writes that landed, and
 //! what is not known yet is left as the kernel has it.
 
-use super::{LocalPod, NodeCgroups, NodePods, PodObject};
+use super::{LocalPod, NodeCgroups, NodePods, PodObject, Wishes};
 use balancer_common::{hierarchy::Hierarchy, pod::Skip};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +41,8 @@ pub struct Known<'a> {
     pub object: Option<&'a PodObject>,
     /// Why it is skipped, as the kernel has it.
     pub skip: Option<Skip>,
+    /// What it and its namespace ask for.
+    pub wishes: Wishes,
 }
 
 /// This node's pods.
@@ -84,11 +86,12 @@ impl Registry {
     /// Every pod that has a cgroup.
     pub fn pods(&self) -> impl Iterator<Item = Known<'_>> {
         let pods = self.cgroups.iter().flat_map(|cgroups| &cgroups.pods);
-        pods.map(|(id, local)| Known {
-            id: *id,
-            local,
-            object: self.object(local),
-            skip: self.kernel_skips.get(id).copied(),
+        pods.map(|(id, local)| {
+            let object = self.object(local);
+            let wishes = |object| self.objects.as_ref().map(|objects| objects.wishes(object));
+            let skip = self.kernel_skips.get(id).copied();
+            let wishes = object.and_then(wishes).unwrap_or_default();
+            Known { id: *id, local, object, skip, wishes }
         })
     }
 
@@ -169,9 +172,14 @@ impl Registry {
 }
 
 impl NodePods {
+    /// What a pod and its namespace ask for.
+    fn wishes(&self, pod: &PodObject) -> Wishes {
+        pod.wishes.or(self.namespaces.get(&pod.namespace).copied().unwrap_or_default())
+    }
+
     /// Why a pod is to be skipped. Its owner's wish is told before what was found in it.
     fn skip(&self, pod: &PodObject) -> Option<Skip> {
-        if pod.opted_out || self.opted_out_namespaces.contains(&pod.namespace) {
+        if self.wishes(pod).opted_out {
             Some(Skip::OPTED_OUT)
         } else {
             pod.mesh_proxy.as_ref().map(|_| Skip::MESH_PROXY)

@@ -1,7 +1,7 @@
 //! The registry's plans: what is skipped, in which order it is written, and what is left as it is.
 
 use super::{
-    LocalPod, NodeCgroups, NodePods, PodObject, PodUid,
+    LocalPod, NodeCgroups, NodePods, PodObject, PodUid, Wishes,
     cgroup_path::{PodCgroup, QosClass},
     registry::{PodWrite, Registry},
 };
@@ -30,6 +30,8 @@ fn cgroups(ids: &[u64]) -> NodeCgroups {
     NodeCgroups { hierarchy: HIERARCHY, pods: ids.iter().map(|id| (*id, local(*id))).collect() }
 }
 
+const OUT: Wishes = Wishes { opted_out: true, http2_off: false };
+
 fn object(id: u64) -> PodObject {
     PodObject {
         uid: uid(id),
@@ -37,7 +39,7 @@ fn object(id: u64) -> PodObject {
         name: format!("pod-{id}"),
         host_network: false,
         mesh_proxy: None,
-        opted_out: false,
+        wishes: Wishes::default(),
     }
 }
 
@@ -68,7 +70,7 @@ fn reasons_to_skip_and_the_order_of_writes() {
     assert_eq!(settle(&mut registry), [skipping(0)]);
 
     let proxied = PodObject { mesh_proxy: Some("istio-proxy".into()), ..object(1) };
-    let unwilling = PodObject { opted_out: true, mesh_proxy: Some("x".into()), ..object(3) };
+    let unwilling = PodObject { wishes: OUT, mesh_proxy: Some("x".into()), ..object(3) };
     registry.observe_pods(node_pods([proxied.clone(), object(2), unwilling]));
     let skip = |pod, skip| PodWrite::Skip { pod, skip };
     assert_eq!(
@@ -79,7 +81,7 @@ fn reasons_to_skip_and_the_order_of_writes() {
     assert_eq!(known, [(1, Some(Skip::MESH_PROXY)), (2, None), (3, Some(Skip::OPTED_OUT))]);
 
     let mut pods = node_pods([proxied, object(2), object(3)]);
-    pods.opted_out_namespaces.insert("even".into());
+    pods.namespaces.insert("even".into(), OUT);
     registry.observe_pods(pods);
     let removed = |pod| PodWrite::SkipRemoved { pod };
     assert_eq!(settle(&mut registry), [skip(2, Skip::OPTED_OUT), removed(3)]);
@@ -108,7 +110,7 @@ fn what_an_earlier_agent_skipped_is_kept_until_the_api_has_spoken() {
 fn a_write_that_failed_is_planned_again() {
     let mut registry = Registry::default();
     registry.observe_cgroups(cgroups(&[1]));
-    registry.observe_pods(node_pods([PodObject { opted_out: true, ..object(1) }]));
+    registry.observe_pods(node_pods([PodObject { wishes: OUT, ..object(1) }]));
     let first = registry.plan();
     registry.landed(first[0]);
     assert_eq!(registry.plan(), first[1..]);
@@ -119,4 +121,16 @@ fn without_kubepods_clients_are_told_by_their_own_cgroups() {
     let mut registry = Registry::adopt(HIERARCHY, BTreeMap::new());
     registry.observe_cgroups(NodeCgroups::default());
     assert_eq!(settle(&mut registry), [PodWrite::Hierarchy(Hierarchy::default())]);
+}
+
+#[test]
+fn a_pod_has_its_own_wishes_and_those_of_its_namespace() {
+    let mut registry = Registry::default();
+    registry.observe_cgroups(cgroups(&[1, 2, 3]));
+    let off = Wishes { opted_out: false, http2_off: true };
+    let mut pods = node_pods([PodObject { wishes: off, ..object(1) }, object(2), object(3)]);
+    pods.namespaces.insert("even".into(), off);
+    registry.observe_pods(pods);
+    let known: Vec<_> = registry.pods().map(|pod| (pod.skip, pod.wishes.http2_off)).collect();
+    assert_eq!(known, [(None, true), (None, true), (None, false)]);
 }

@@ -8,7 +8,7 @@ use balancer_common::{
     http2::flow::Visibility,
 };
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -37,6 +37,8 @@ pub struct Picture<'k> {
     pub frames: &'k BTreeMap<u64, Frames>,
     /// Backends by id, of every service that is asked for.
     pub backends: &'k BTreeMap<u32, &'k Backend>,
+    /// Pods whose connections are not to be moved, by cgroup id.
+    pub unmoved: &'k BTreeSet<u64>,
     /// Backends that are passed over for now, with their failures in a row.
     pub ejected: &'k BTreeMap<u32, u64>,
 }
@@ -101,7 +103,9 @@ impl Standings {
             if flow.state == FLOW_ESTABLISHED
                 && let Some(load) = loads.get_mut(&flow.service)
             {
-                load.flows.push(flow_load(*cookie, flow, picture.frames.get(cookie)));
+                let mut seen = flow_load(*cookie, flow, picture.frames.get(cookie));
+                seen.is_movable &= !picture.unmoved.contains(&flow.pod);
+                load.flows.push(seen);
             }
         }
         loads
@@ -150,10 +154,11 @@ mod tests {
     use super::*;
     use crate::core::model::ServiceName;
     use balancer_common::{address::Address, backend::STATE_INACTIVE, flow::FLOW_CONNECTING};
-    use std::collections::BTreeSet;
 
     const FOLLOWED: u32 = 7;
     const OTHER: u32 = 8;
+    const UNMOVED: u64 = 9;
+    const VISIBLE: Frames = Frames { visibility: Visibility::Visible, in_flight: 0, opened: 0 };
     const NOW: Duration = Duration::from_hours(1);
 
     fn service() -> Service {
@@ -185,8 +190,9 @@ mod tests {
     ) -> BTreeMap<u32, ServiceLoad> {
         let picture = Picture {
             flows: &(0..).zip(flows.iter().copied()).collect(),
-            frames: &BTreeMap::new(),
+            frames: &(0..).map(|cookie| (cookie, VISIBLE)).take(flows.len()).collect(),
             backends: &(1..).zip(backends).collect(),
+            unmoved: &BTreeSet::from([UNMOVED]),
             ejected: &ejected.iter().copied().collect(),
         };
         let service = service();
@@ -242,5 +248,19 @@ mod tests {
         assert_eq!(loads.keys().collect::<Vec<_>>(), [&FOLLOWED]);
         let cookies: Vec<_> = loads[&FOLLOWED].flows.iter().map(|flow| flow.cookie).collect();
         assert_eq!(cookies, [0]);
+    }
+
+    #[test]
+    fn connections_of_a_pod_that_does_not_want_it_count_and_do_not_move() {
+        let backends = [backend(FOLLOWED, 1, STATE_ACTIVE)];
+        let flows = [UNMOVED, UNMOVED + 1].map(|pod| Flow {
+            pod,
+            service: FOLLOWED,
+            state: FLOW_ESTABLISHED,
+            ..Flow::default()
+        });
+        let loads = loads(&Standings::new(&Caution::default()), &backends, &[], &flows);
+        let movable: Vec<_> = loads[&FOLLOWED].flows.iter().map(|flow| flow.is_movable).collect();
+        assert_eq!(movable, [false, true]);
     }
 }

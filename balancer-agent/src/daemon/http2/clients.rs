@@ -39,6 +39,7 @@ struct Client {
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     known: BTreeMap<u64, Client>,
+    off: BTreeSet<u64>,
     running: Option<JoinHandle<Vec<(u64, Taps)>>>,
     /// Cookies of all clients' namespaces, once all pods were looked at.
     alive: BTreeSet<u64>,
@@ -72,10 +73,16 @@ impl Clients {
         let is_meant = |pod: &Known<'_>| {
             pod.skip.is_none() && pod.object.is_none_or(|object| !object.host_network)
         };
+        let is_off = |pod: &Known<'_>| pod.wishes.http2_off;
+        self.off = registry.pods().filter(is_off).map(|pod| pod.id).collect();
         let pods: BTreeMap<u64, &str> =
             registry.pods().filter(is_meant).map(|pod| (pod.id, pod.local.path.as_str())).collect();
-        self.known.retain(|id, client| !client.is_pod || pods.contains_key(id));
-        for (id, path) in pods {
+        // What was moved depends on the programs: whoever leads to them goes on doing so.
+        self.known.retain(|id, client| {
+            let stays = !self.off.contains(id) || client.taps.interfaces > 0;
+            stays && (!client.is_pod || pods.contains_key(id))
+        });
+        for (id, path) in pods.into_iter().filter(|(id, _)| !self.off.contains(id)) {
             self.known
                 .entry(id)
                 .or_insert_with(|| Client::new(Some(path.to_owned()), true, now))
@@ -83,11 +90,17 @@ impl Clients {
         }
     }
 
+    /// Pods that asked for their connections not to be followed, by cgroup id.
+    pub(super) const fn off(&self) -> &BTreeSet<u64> {
+        &self.off
+    }
+
     /// Takes in which clients have connections, by cgroup id and network namespace.
     pub(super) fn meet(&mut self, strangers: impl Iterator<Item = (u64, u64)>) {
         let now = Instant::now();
         for (id, netns) in strangers {
-            if self.alive.contains(&netns) || self.known.contains_key(&id) {
+            let is_known = self.known.contains_key(&id) || self.off.contains(&id);
+            if self.alive.contains(&netns) || is_known {
                 continue;
             }
             if self.known.values().filter(|client| !client.is_pod).count() < STRANGERS_MAX {

@@ -10,7 +10,7 @@ use super::{
     watch::{Watched, Watches},
 };
 use crate::{
-    core::pods::{NodePods, PodObject},
+    core::pods::{NodePods, PodObject, Wishes},
     sources::pods::object::{self, Read},
 };
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -18,10 +18,7 @@ use kube::{
     Client, Resource,
     runtime::watcher::{self, Event},
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -54,7 +51,7 @@ enum Step<T> {
 
 enum Message {
     Pod(Step<PodObject>),
-    Namespace(Step<bool>),
+    Namespace(Step<Wishes>),
 }
 
 /// The objects of one kind.
@@ -126,11 +123,11 @@ impl PodsSource {
     }
 }
 
-fn picture(pods: &Kept<PodObject>, namespaces: &Kept<bool>) -> NodePods {
-    let opted_out = namespaces.objects.iter().filter(|(_, opted_out)| **opted_out);
-    let opted_out_namespaces: BTreeSet<String> = opted_out.map(|(name, _)| name.clone()).collect();
+fn picture(pods: &Kept<PodObject>, namespaces: &Kept<Wishes>) -> NodePods {
+    let asking = namespaces.objects.iter().filter(|(_, wishes)| **wishes != Wishes::default());
+    let namespaces = asking.map(|(name, wishes)| (name.clone(), *wishes)).collect();
     let pods = pods.objects.values().map(|pod| (pod.uid.clone(), pod.clone())).collect();
-    NodePods { pods, opted_out_namespaces }
+    NodePods { pods, namespaces }
 }
 
 async fn watch_pods(watched: Watched<Pod>, told: mpsc::Sender<Message>) {
@@ -152,9 +149,9 @@ async fn watch_pods(watched: Watched<Pod>, told: mpsc::Sender<Message>) {
 async fn watch_namespaces(watched: Watched<Namespace>, told: mpsc::Sender<Message>) {
     let read = |guarded: &Guarded<Namespace>| {
         let namespace = guarded.read().ok()?;
-        let Read { kept: (_, opted_out), fault } = object::namespace(&namespace)?;
+        let Read { kept: (_, wishes), fault } = object::namespace(&namespace)?;
         warn(fault.as_deref());
-        Some(opted_out)
+        Some(wishes)
     };
     let name = |guarded: &Guarded<Namespace>| guarded.meta().name.clone();
     let step = |event, _| Some(Message::Namespace(step(event, read, name)?));

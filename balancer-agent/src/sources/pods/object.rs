@@ -1,6 +1,6 @@
 //! From the API's Pods and Namespaces to the little that is kept of them.
 
-use crate::core::pods::{PodObject, PodUid};
+use crate::core::pods::{PodObject, PodUid, Wishes};
 use k8s_openapi::{
     api::core::v1::{Namespace, Pod},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -8,6 +8,8 @@ use k8s_openapi::{
 
 /// `false` as an annotation or label of a pod or namespace: its connections are left alone.
 const BALANCE: &str = "balancer.dev/balance";
+/// `false` likewise: its connections are not followed as HTTP/2, nor moved while they live.
+const HTTP2: &str = "balancer.dev/http2";
 /// On the API's picture of a static pod (a mirror pod): the hash that kubelet takes for the pod's UID
 /// (`pkg/kubelet/types.ConfigMirrorAnnotationKey`).
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -38,7 +40,7 @@ pub fn pod(pod: &Pod) -> Result<Read<PodObject>, String> {
     let uid = mirror.or(metadata.uid.as_ref()).map_or("", String::as_str);
     let uid = PodUid::new(uid)
         .ok_or_else(|| format!("Pod {namespace}/{name}: its UID `{}` is none", shortened(uid)))?;
-    let (opted_out, fault) = opted_out(metadata);
+    let (wishes, fault) = wishes(metadata);
     let fault = fault.map(|fault| format!("Pod {namespace}/{name}: {fault}"));
     let spec = pod.spec.as_ref();
     let containers = spec.iter().flat_map(|spec| {
@@ -50,37 +52,45 @@ pub fn pod(pod: &Pod) -> Result<Read<PodObject>, String> {
         .find(|name| MESH_PROXIES.contains(&name.as_str()))
         .cloned();
     let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
-    let kept = PodObject { uid, namespace, name, host_network, mesh_proxy, opted_out };
+    let kept = PodObject { uid, namespace, name, host_network, mesh_proxy, wishes };
     Ok(Read { kept, fault })
 }
 
-/// The name of a namespace, and whether its pods are not to be balanced.
-pub fn namespace(namespace: &Namespace) -> Option<Read<(String, bool)>> {
+/// The name of a namespace, and what it asks for its pods.
+pub fn namespace(namespace: &Namespace) -> Option<Read<(String, Wishes)>> {
     let name = namespace.metadata.name.clone().filter(|name| !name.is_empty())?;
-    let (opted_out, fault) = opted_out(&namespace.metadata);
+    let (wishes, fault) = wishes(&namespace.metadata);
     let fault = fault.map(|fault| format!("Namespace {name}: {fault}"));
-    Some(Read { kept: (name, opted_out), fault })
+    Some(Read { kept: (name, wishes), fault })
 }
 
-/// Whether an object opts out, by annotation or by label: one that says so is enough.
-fn opted_out(metadata: &ObjectMeta) -> (bool, Option<String>) {
+fn wishes(metadata: &ObjectMeta) -> (Wishes, Option<String>) {
+    let (opted_out, fault) = is_off(metadata, BALANCE, "have its connections left alone");
+    let (http2_off, other) = is_off(metadata, HTTP2, "have its connections stay where they are");
+    let faults: Vec<String> = fault.into_iter().chain(other).collect();
+    let fault = (!faults.is_empty()).then(|| faults.join("; "));
+    (Wishes { opted_out, http2_off }, fault)
+}
+
+/// Whether an object switches something off, by annotation or by label: one that says so is enough.
+fn is_off(metadata: &ObjectMeta, key: &str, to: &str) -> (bool, Option<String>) {
     let said = [("annotation", &metadata.annotations), ("label", &metadata.labels)];
-    let mut opted_out = false;
+    let mut off = false;
     let mut fault = None;
     for (kind, values) in said {
-        match values.as_ref().and_then(|values| values.get(BALANCE)).map(String::as_str) {
-            Some("false") => opted_out = true,
+        match values.as_ref().and_then(|values| values.get(key)).map(String::as_str) {
+            Some("false") => off = true,
             None | Some("true") => {}
             Some(other) => {
                 fault = Some(format!(
-                    "the {kind} `{BALANCE}` is `{}`, which is neither `true` nor `false`; hint: \
-                     write \"false\" to have its connections left alone",
+                    "the {kind} `{key}` is `{}`, which is neither `true` nor `false`; hint: write \
+                     \"false\" to {to}",
                     shortened(other)
                 ));
             }
         }
     }
-    (opted_out, fault)
+    (off, fault)
 }
 
 /// The beginning of a text that may be anything.
@@ -118,7 +128,7 @@ mod tests {
             name: "cart-0".into(),
             host_network: false,
             mesh_proxy: None,
-            opted_out: false,
+            wishes: Wishes::default(),
         };
         let found = read(metadata(json!({})), plain()).unwrap();
         assert_eq!(found, Read { kept: expected, fault: None });
@@ -155,25 +165,34 @@ mod tests {
 
     #[test]
     fn opting_out() {
-        for (extra, opted_out, faulty) in [
-            (json!({"annotations": {BALANCE: "false"}}), true, false),
-            (json!({"labels": {BALANCE: "false"}}), true, false),
-            (json!({"annotations": {BALANCE: "true"}, "labels": {BALANCE: "false"}}), true, false),
-            (json!({"annotations": {BALANCE: "true"}}), false, false),
-            (json!({"annotations": {BALANCE: "No\u{7}"}}), false, true),
+        for (key, wishes) in [
+            (BALANCE, Wishes { opted_out: true, http2_off: false }),
+            (HTTP2, Wishes { opted_out: false, http2_off: true }),
+        ] {
+            opting_out_by(key, wishes);
+        }
+        let both = json!({"annotations": {BALANCE: "x", HTTP2: "y"}});
+        let fault = read(metadata(both), plain()).unwrap().fault.unwrap();
+        assert!(fault.contains(BALANCE) && fault.contains(HTTP2), "{fault}");
+    }
+
+    fn opting_out_by(key: &str, wishes: Wishes) {
+        for (extra, is_off, faulty) in [
+            (json!({"annotations": {key: "false"}}), true, false),
+            (json!({"labels": {key: "false"}}), true, false),
+            (json!({"annotations": {key: "true"}, "labels": {key: "false"}}), true, false),
+            (json!({"annotations": {key: "true"}}), false, false),
+            (json!({"annotations": {key: "No\u{7}"}}), false, true),
             (json!({"labels": {"other": "false"}}), false, false),
         ] {
+            let wishes = if is_off { wishes } else { Wishes::default() };
             let found = read(metadata(extra.clone()), plain()).unwrap();
-            assert_eq!(
-                (found.kept.opted_out, found.fault.is_some()),
-                (opted_out, faulty),
-                "{extra}"
-            );
+            assert_eq!((found.kept.wishes, found.fault.is_some()), (wishes, faulty), "{extra}");
             let mut of_namespace = extra.clone();
             of_namespace["name"] = json!("shop");
             let of_namespace = json!({"metadata": of_namespace});
             let found = namespace(&serde_json::from_value(of_namespace).unwrap()).unwrap();
-            assert_eq!(found.kept, ("shop".to_owned(), opted_out), "{extra}");
+            assert_eq!(found.kept, ("shop".to_owned(), wishes), "{extra}");
             assert_eq!(found.fault.is_some(), faulty);
         }
     }
