@@ -108,6 +108,22 @@ impl Dialer {
         self.done(&Request::Send { handle })
     }
 
+    /// Sends a byte and awaits it back, as often as asked; for a [`crate::trouble::Losing`].
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is over.
+    pub fn exchange(&self, handle: u64, times: u32) -> anyhow::Result<()> {
+        self.done(&Request::Exchange { handle, times })
+    }
+
+    /// Awaits the byte that [`Self::send`] has sent to a [`crate::trouble::Losing`].
+    ///
+    /// # Errors
+    /// When there is no such connection, or it is over.
+    pub fn receive_back(&self, handle: u64) -> anyhow::Result<()> {
+        self.done(&Request::Receive { handle })
+    }
+
     /// Says that nothing more will be sent, as clients do that wait for the server's own end.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 pub mod service;
 
 use crate::{dialer::Dialer, world::World};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use balancer_agent::{
     core::write::{Limits, Write},
     datapath::{
@@ -15,7 +15,7 @@ use balancer_agent::{
     },
 };
 use balancer_common::{
-    backend::BackendStats, reason::Reason, service::ServiceStats, settings::Settings,
+    backend::BackendStats, flow::Flow, reason::Reason, service::ServiceStats, settings::Settings,
 };
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -172,6 +172,20 @@ impl Fixture {
     /// When the map cannot be read.
     pub fn flows(&self) -> anyhow::Result<usize> {
         Ok(self.loaded.maps.read_flows()?.len())
+    }
+
+    /// The one connection that is tracked.
+    ///
+    /// # Errors
+    /// When there is none or are several, or the map cannot be read.
+    pub fn only_flow(&self) -> anyhow::Result<Flow> {
+        let flows = self.loaded.maps.read_flows()?;
+        let mut flows = flows.into_values();
+        match (flows.next(), flows.next()) {
+            (Some(flow), None) => Ok(flow),
+            (None, _) => bail!("no connection is tracked"),
+            (Some(_), Some(_)) => bail!("several connections are tracked"),
+        }
     }
 
     /// Turns tracing on until `until_ns`, by `CLOCK_MONOTONIC`.

@@ -21,6 +21,8 @@ mod policies;
 mod races;
 #[path = "datapath/restart.rs"]
 mod restart;
+#[path = "datapath/samples.rs"]
+mod samples;
 #[path = "datapath/traces.rs"]
 mod traces;
 #[path = "datapath/untouched.rs"]

@@ -49,6 +49,18 @@ pub enum Request {
         /// Which socket.
         handle: u64,
     },
+    /// Sends a byte and reads one, as often as asked: the server sends back what it gets.
+    Exchange {
+        /// Over which socket.
+        handle: u64,
+        /// How often.
+        times: u32,
+    },
+    /// Reads what the server has still to send back.
+    Receive {
+        /// From which socket.
+        handle: u64,
+    },
     /// Closes one side: nothing more will be sent.
     Shut {
         /// Which socket's.
@@ -84,7 +96,7 @@ pub struct Storm {
 pub enum Response {
     /// To `Dial` and `Abandon`.
     Dialled(Dialled),
-    /// To `Close`, `Send` and `Shut`.
+    /// To `Close`, `Send`, `Exchange`, `Receive` and `Shut`.
     Done,
     /// To `AwaitEnd`: zero for the end of the stream, or the error number of the read.
     Ended(i32),

@@ -104,6 +104,20 @@ impl Sockets {
                 TcpStream::from(fd).write_all(b"x").context("send")?;
                 Response::Done
             }
+            Request::Exchange { handle, times } => {
+                let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
+                let mut stream = TcpStream::from(fd);
+                for _ in 0..times {
+                    stream.write_all(b"x").context("send")?;
+                    stream.read_exact(&mut [0]).context("read what comes back")?;
+                }
+                Response::Done
+            }
+            Request::Receive { handle } => {
+                let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
+                TcpStream::from(fd).read_exact(&mut [0]).context("read what comes back")?;
+                Response::Done
+            }
             Request::Shut { handle } => {
                 let fd = self.open.get(&handle).context("no such socket")?.try_clone()?;
                 TcpStream::from(fd).shutdown(Shutdown::Write).context("shut")?;
