@@ -1,15 +1,17 @@
 //! What the balancer adds to `connect()`: hits, with and without tracking, and misses, against the
 //! same process outside of the balanced cgroup.
 
+use balancer_agent::datapath::sys::AttachType;
 use balancer_tests::{
     bench::{
         self, LIMITS, Settings,
+        beside::CgroupBeside,
         figure::{Figure, Unit},
-        null_program::{CgroupBeside, Hook, NullProgram},
         statistics::{interleaved, quantile, ratios},
         timed::{Batch, Client, Listener, Listening, TimedDialer},
     },
     fixture::{Fixture, service::ServiceSpec},
+    foreign::{Act, ForeignProgram},
 };
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -38,9 +40,9 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     let null_connect = CgroupBeside::new(fixture.world(), "null-connect")?;
     let null_both = CgroupBeside::new(fixture.world(), "null-both")?;
     let _programs = [
-        NullProgram::attach(null_connect.path(), Hook::Connect4)?,
-        NullProgram::attach(null_both.path(), Hook::Connect4)?,
-        NullProgram::attach(null_both.path(), Hook::SockOps)?,
+        ForeignProgram::attach(null_connect.path(), AttachType::Connect4, Act::LetBy)?,
+        ForeignProgram::attach(null_both.path(), AttachType::Connect4, Act::LetBy)?,
+        ForeignProgram::attach(null_both.path(), AttachType::SockOps, Act::LetBy)?,
     ];
     let nulls = [null_connect.path(), null_both.path()];
     let Listening { behind_veth, served, v4, .. } = dialer.listening;

@@ -2,18 +2,20 @@
 //! two instructions: the statistics themselves take time, and so does entering any program.
 
 use aya::sys::{Stats, enable_stats};
+use balancer_agent::datapath::sys::AttachType;
 use balancer_common::service::{
     POLICY_LEAST_CONNECTION, POLICY_MAGLEV, POLICY_RANDOM, POLICY_ROUND_ROBIN, policy_name,
 };
 use balancer_tests::{
     bench::{
         self, LIMITS, Settings,
+        beside::CgroupBeside,
         figure::{Figure, Unit},
-        null_program::{CgroupBeside, Hook, NullProgram},
         statistics::interleaved,
         timed::{Batch, Client, Listener, TimedDialer},
     },
     fixture::{Fixture, service::ServiceSpec},
+    foreign::{Act, ForeignProgram},
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -48,7 +50,7 @@ fn run(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     let pod = fixture.world().pod("pod")?;
     let null_cgroup = CgroupBeside::new(fixture.world(), "null")?;
     let null_cgroup = null_cgroup.path();
-    let null = NullProgram::attach(null_cgroup, Hook::Connect4)?;
+    let null = ForeignProgram::attach(null_cgroup, AttachType::Connect4, Act::LetBy)?;
     let _statistics = enable_stats(Stats::RunTime)?;
     let batch = |cgroup: &Path, to| Batch {
         cgroup: cgroup.to_owned(),

@@ -2,9 +2,9 @@
 
 pub mod agent;
 pub mod api_server;
+pub mod beside;
 pub mod cluster;
 pub mod figure;
-pub mod null_program;
 pub mod proxy;
 pub mod statistics;
 pub mod timed;

@@ -12,6 +12,7 @@ pub mod dialer;
 pub mod dns;
 pub mod fixture;
 pub mod flood;
+pub mod foreign;
 pub mod greeter;
 pub mod grpc;
 pub mod interop;

@@ -5,6 +5,8 @@
 mod agent;
 #[path = "cli/mount.rs"]
 mod mount;
+#[path = "cli/others.rs"]
+mod others;
 #[path = "cli/pods.rs"]
 mod pods;
 

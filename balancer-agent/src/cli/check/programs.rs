@@ -52,15 +52,16 @@ pub(super) fn check(global: &Global) -> Vec<Check> {
                         "`{hook}` of {}: program {id} ({name}) of another owner",
                         cgroup.display()
                     ),
-                    "where both know a destination, the one that runs first decides; keep their \
-                     services apart",
+                    "where both know a destination, the one that runs first decides; balancer \
+                     refuses no connection, such a program may; keep their services apart",
                 ));
             }
         }
     }
     if checks.is_empty() {
         let (own, all) = (ours.len(), hooks::HOOKS.len());
-        let finding = format!("{own} of {all} are ours; {harmless} programs of others only watch");
+        let finding =
+            format!("{own} of {all} are ours; {harmless} of others leave destinations alone");
         checks.push(Check::ok(CHECK, finding));
     }
     checks
