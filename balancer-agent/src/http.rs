@@ -160,7 +160,8 @@ impl Observer {
     async fn view(self: &Arc<Self>) -> View {
         let (vitals, kernel) = tokio::join!(self.vitals(), self.kernel());
         let services_max = self.settings.services_max;
-        View { vitals, kernel, dns: self.dns.snapshot(), services_max }
+        let (dns, dns_counts) = (self.dns.snapshot(), self.dns.counts());
+        View { vitals, kernel, dns, dns_counts, services_max }
     }
 
     /// The daemon's answer; none if its loop is busy, stuck, or not there yet.

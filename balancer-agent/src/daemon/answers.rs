@@ -33,6 +33,9 @@ impl Daemon {
         let (Ok(dns), Ok(desired)) = (dns, desired) else {
             return Answer::Failed { error: "the status cannot be written as JSON".into() };
         };
+        let problems = self.engine.core.problems();
+        let problems = problems.iter().map(ToString::to_string).chain(self.dns_health.problem());
+        let problems = problems.collect();
         Answer::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -41,7 +44,7 @@ impl Daemon {
             datapath,
             self_test: self.self_test.clone(),
             desired,
-            problems: self.engine.core.problems().iter().map(ToString::to_string).collect(),
+            problems,
             differences: self.engine.differences(),
             dns,
             kubernetes: self.kubernetes.report().and_then(|it| serde_json::to_value(it).ok()),

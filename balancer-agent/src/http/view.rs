@@ -1,7 +1,11 @@
 //! What a scrape tells, gathered: the state that `exposition` writes down.
 
 use super::vitals::Vitals;
-use crate::{core::requests::Requests, datapath::fill::TableUse, sources::dns::LookupHealth};
+use crate::{
+    core::requests::Requests,
+    datapath::fill::TableUse,
+    sources::dns::{DnsCounts, LookupHealth},
+};
 use balancer_common::{
     backend::{BackendStats, state_name},
     reason::Reason,
@@ -22,6 +26,8 @@ pub(super) struct View {
     pub(super) kernel: Option<KernelView>,
     /// How each DNS set fares, by its name.
     pub(super) dns: Vec<LookupHealth>,
+    /// What concerns all DNS sets.
+    pub(super) dns_counts: DnsCounts,
     /// Services and DNS sets that have series of their own.
     pub(super) services_max: usize,
 }

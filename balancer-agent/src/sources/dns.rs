@@ -7,37 +7,28 @@ use crate::{
     config::DnsSettings,
     core::{event::Event, model::Lookup},
 };
-use follow::{Follower, Surroundings};
+use follow::Surroundings;
+use followers::Followers;
 use servers::ServerSource;
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    sync::{mpsc, watch},
-    task::{AbortHandle, Id, JoinError, JoinSet},
-};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use tokio::sync::{mpsc, watch};
 
 mod failure;
 mod follow;
+mod followers;
 mod health;
 mod query;
 mod records;
 mod servers;
 
 pub use failure::FailureKind;
-pub use health::{DnsHealth, LookupHealth, MemberHealth, Standing};
+pub use health::{DnsCounts, DnsHealth, LookupHealth, MemberHealth, Standing};
 pub use servers::IN_FLIGHT_MAX;
 
 /// Where a Linux system keeps its DNS servers (resolv.conf(5)).
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Most sets that are followed.
+/// Most sets that are followed, unless [`DnsSource::with_lookups_max`] says otherwise.
 pub const LOOKUPS_MAX: usize = 16_384;
-
-/// How long the follower of a set rests after a panic, which will likely happen again.
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is to be followed, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,17 +43,8 @@ pub struct Wanted {
 #[derive(Debug)]
 pub struct DnsSource {
     resolv_conf: PathBuf,
+    lookups_max: usize,
     health: DnsHealth,
-}
-
-/// The tasks that follow sets.
-struct Followers {
-    surroundings: Surroundings,
-    settings: watch::Sender<Arc<DnsSettings>>,
-    tasks: JoinSet<()>,
-    running: BTreeMap<Lookup, AbortHandle>,
-    names: HashMap<Id, Lookup>,
-    overfull: bool,
 }
 
 // === impl DnsSource ===
@@ -77,7 +59,18 @@ impl DnsSource {
     /// A source that takes its servers from `resolv_conf` where the settings name none. The file
     /// may change, appear and disappear at any time.
     pub fn new(resolv_conf: impl Into<PathBuf>) -> Self {
-        Self { resolv_conf: resolv_conf.into(), health: DnsHealth::default() }
+        Self {
+            resolv_conf: resolv_conf.into(),
+            lookups_max: LOOKUPS_MAX,
+            health: DnsHealth::default(),
+        }
+    }
+
+    /// Follows at most so many sets. Those that are followed stay; of those that are beyond the bound, the
+    /// first by name take the places that become free.
+    #[must_use]
+    pub fn with_lookups_max(self, lookups_max: usize) -> Self {
+        Self { lookups_max, ..self }
     }
 
     /// Reads the health of every set while the source runs.
@@ -91,19 +84,13 @@ impl DnsSource {
         let closed = events.clone();
         let first = Arc::new(wanted.borrow().settings.clone());
         let (settings, receiver) = watch::channel(first);
-        let mut followers = Followers {
-            surroundings: Surroundings {
-                servers: Arc::new(ServerSource::new(self.resolv_conf)),
-                settings: receiver,
-                events,
-                health: self.health,
-            },
-            settings,
-            tasks: JoinSet::new(),
-            running: BTreeMap::new(),
-            names: HashMap::new(),
-            overfull: false,
+        let surroundings = Surroundings {
+            servers: Arc::new(ServerSource::new(self.resolv_conf)),
+            settings: receiver,
+            events,
+            health: self.health,
         };
+        let mut followers = Followers::new(surroundings, settings, self.lookups_max);
         let now = wanted.borrow_and_update().clone();
         followers.apply(now);
         loop {
@@ -116,78 +103,8 @@ impl DnsSource {
                     followers.apply(now);
                 }
                 () = closed.closed() => return,
-                Some(ended) = followers.tasks.join_next_with_id() => followers.note_end(ended),
+                () = followers.restart_ended() => {}
             }
-        }
-    }
-}
-
-// === impl Followers ===
-
-impl Followers {
-    fn apply(&mut self, wanted: Wanted) {
-        self.settings.send_if_modified(|settings| {
-            let changed = **settings != wanted.settings;
-            if changed {
-                *settings = Arc::new(wanted.settings);
-            }
-            changed
-        });
-        let health = &self.surroundings.health;
-        self.running.retain(|lookup, task| {
-            let keep = wanted.lookups.contains(lookup);
-            if !keep {
-                task.abort();
-                health.remove(lookup);
-            }
-            keep
-        });
-        let mut excess = 0_usize;
-        for lookup in wanted.lookups {
-            if self.running.contains_key(&lookup) {
-                continue;
-            }
-            if self.running.len() >= LOOKUPS_MAX {
-                excess += 1;
-                continue;
-            }
-            self.start(lookup, Duration::ZERO);
-        }
-        if excess > 0 && !self.overfull {
-            tracing::error!(
-                excess,
-                "more than {LOOKUPS_MAX} DNS names are wanted; the others are not resolved; hint: \
-                 remove some from the configuration"
-            );
-        }
-        self.overfull = excess > 0;
-    }
-
-    fn start(&mut self, lookup: Lookup, pause: Duration) {
-        self.surroundings.health.add(&lookup);
-        let follower = Follower::new(lookup.clone(), self.surroundings.clone(), pause);
-        let task = self.tasks.spawn(follower.run());
-        self.names.insert(task.id(), lookup.clone());
-        self.running.insert(lookup, task);
-    }
-
-    /// A task that ended by itself is a fault and begins anew. While the source stops they all end.
-    fn note_end(&mut self, ended: Result<(Id, ()), JoinError>) {
-        let id = match &ended {
-            Ok((id, ())) => *id,
-            Err(error) => error.id(),
-        };
-        let Some(lookup) = self.names.remove(&id) else {
-            return;
-        };
-        if ended.is_err_and(|error| error.is_panic())
-            && self.running.get(&lookup).is_some_and(|task| task.id() == id)
-        {
-            tracing::error!(
-                %lookup,
-                "the task that follows a DNS set panicked and begins anew; hint: report this"
-            );
-            self.start(lookup, RESTART_PAUSE);
         }
     }
 }

@@ -49,6 +49,14 @@ pub(super) fn write(view: &View, sheet: &mut Sheet<'_>) -> fmt::Result {
     sheet.gauges(
         ("dns_set_members_cut", None, "Members of the latest answer that the set has no room for."),
         sets().map(|set| ([("set", set.lookup.as_str())], set.excess)),
+    )?;
+    sheet.gauges(
+        ("dns_sets_left_out", None, "DNS sets that services need and that are not resolved."),
+        [([], view.dns_counts.left_out)],
+    )?;
+    sheet.counters(
+        ("dns_followers_restarted", "Tasks that follow a DNS set, begun anew after a panic."),
+        [([], view.dns_counts.restarted)],
     )
 }
 

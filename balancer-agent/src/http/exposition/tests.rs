@@ -11,7 +11,7 @@ use crate::{
         vitals::Vitals,
     },
     sources::{
-        dns::{FailureKind, LookupHealth, MemberHealth, Standing},
+        dns::{DnsCounts, FailureKind, LookupHealth, MemberHealth, Standing},
         kubernetes::{KubernetesHealth, KubernetesReport},
     },
 };
@@ -167,7 +167,13 @@ fn view() -> View {
         addresses_refused: 1,
         excess: 0,
     };
-    View { vitals: Some(vitals()), kernel: Some(kernel()), dns: vec![set], services_max: 2 }
+    View {
+        vitals: Some(vitals()),
+        kernel: Some(kernel()),
+        dns: vec![set],
+        dns_counts: DnsCounts { left_out: 3, restarted: 1 },
+        services_max: 2,
+    }
 }
 
 #[test]

@@ -11,7 +11,24 @@ use tokio::{sync::watch, time::Instant};
 
 /// Reads the health of DNS. Clones read the same.
 #[derive(Clone, Debug, Default)]
-pub struct DnsHealth(Arc<watch::Sender<BTreeMap<Lookup, Record>>>);
+pub struct DnsHealth(Arc<watch::Sender<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<Lookup, Record>,
+    counts: DnsCounts,
+    /// Why sets are left out.
+    problem: Option<String>,
+}
+
+/// What concerns all sets together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DnsCounts {
+    /// Sets that are wanted, and not followed since there is no room for them.
+    pub left_out: usize,
+    /// Times that the task which follows a set began anew after a fault of its own.
+    pub restarted: u64,
+}
 
 /// The health of one set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -113,12 +130,33 @@ impl DnsHealth {
     /// The health of every set that is followed.
     pub fn snapshot(&self) -> Vec<LookupHealth> {
         let now = Instant::now();
-        self.0.borrow().iter().map(|(lookup, record)| record.report(lookup, now)).collect()
+        let state = self.0.borrow();
+        state.records.iter().map(|(lookup, record)| record.report(lookup, now)).collect()
     }
 
     /// The health of one set, if it is followed.
     pub fn of(&self, lookup: &Lookup) -> Option<LookupHealth> {
-        self.0.borrow().get(lookup).map(|record| record.report(lookup, Instant::now()))
+        self.0.borrow().records.get(lookup).map(|record| record.report(lookup, Instant::now()))
+    }
+
+    /// What concerns all sets together.
+    pub fn counts(&self) -> DnsCounts {
+        self.0.borrow().counts
+    }
+
+    /// What is wrong with all sets together, and what to do about it.
+    pub fn problem(&self) -> Option<String> {
+        self.0.borrow().problem.clone()
+    }
+
+    /// Waits until what concerns all sets together is as wanted.
+    pub async fn wait_for_counts(&self, mut wanted: impl FnMut(DnsCounts) -> bool) -> DnsCounts {
+        let mut receiver = self.0.subscribe();
+        // The sender lives as long as `self`, so that this does not fail.
+        match receiver.wait_for(|state| wanted(state.counts)).await {
+            Ok(state) => state.counts,
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Waits until the health of a set is as wanted.
@@ -140,15 +178,30 @@ impl DnsHealth {
     }
 
     pub(super) fn add(&self, lookup: &Lookup) {
-        self.0.send_modify(|records| {
-            records.entry(lookup.clone()).or_default();
+        self.0.send_modify(|state| {
+            state.records.entry(lookup.clone()).or_default();
         });
     }
 
     pub(super) fn remove(&self, lookup: &Lookup) {
-        self.0.send_modify(|records| {
-            records.remove(lookup);
+        self.0.send_modify(|state| {
+            state.records.remove(lookup);
         });
+    }
+
+    /// Takes down how many sets are left out now, and returns how many were.
+    pub(super) fn note_left_out(&self, left_out: usize, problem: Option<String>) -> usize {
+        let mut before = left_out;
+        self.0.send_modify(|state| {
+            before = std::mem::replace(&mut state.counts.left_out, left_out);
+            state.problem = problem;
+        });
+        before
+    }
+
+    /// Takes down that the task which follows a set began anew.
+    pub(super) fn note_restart(&self) {
+        self.0.send_modify(|state| state.counts.restarted += 1);
     }
 
     /// Takes down a round whose answer left out `excess` members.
@@ -181,7 +234,7 @@ impl DnsHealth {
 
     /// A set that is not followed any more stays out.
     fn modify(&self, lookup: &Lookup, change: impl FnOnce(&mut Record)) {
-        self.0.send_if_modified(|records| match records.get_mut(lookup) {
+        self.0.send_if_modified(|state| match state.records.get_mut(lookup) {
             Some(record) => {
                 change(record);
                 true
