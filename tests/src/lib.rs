@@ -7,6 +7,7 @@ pub mod backend;
 pub mod bench;
 pub mod capability;
 pub mod cluster;
+pub mod container;
 pub mod demo;
 pub mod dialer;
 pub mod dns;

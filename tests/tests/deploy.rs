@@ -1,6 +1,8 @@
 //! The files in `deploy/`: manifests keep to what they promise, and every query asks for what exists.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+#[path = "deploy/container.rs"]
+mod container;
 #[path = "deploy/manifests.rs"]
 mod manifests;
 #[path = "deploy/queries.rs"]

@@ -31,6 +31,9 @@ pub(crate) const NEEDS: [Need; 6] = [
     Need { program: "nft", package: "nftables" },
 ];
 
+/// Names the root file system of an image that is to be tested instead of the agent that is compiled here.
+const IMAGE_ROOT: &str = "BALANCER_IMAGE_ROOT";
+
 /// Run all tests, as root where the real kernel is under test.
 ///
 /// Everything is compiled as the calling user. The tests of the package in tests/ load eBPF and
@@ -81,6 +84,8 @@ fn variables(
     let directory = executable.directory.display().to_string();
     let mut variables = vec![workspace::agent_variable("debug"), ("CARGO_MANIFEST_DIR", directory)];
     variables.extend(prepared.iter().cloned());
+    // What `cargo xtask image` has laid out, for the test of the agent in a container.
+    variables.extend(std::env::var(IMAGE_ROOT).ok().map(|root| (IMAGE_ROOT, root)));
     if workspace::is_ci() {
         variables.push(("BALANCER_REQUIRE", "all".into()));
     }
