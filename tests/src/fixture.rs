@@ -79,6 +79,11 @@ impl Fixture {
         &self.loaded
     }
 
+    /// The loaded programs, to load more of them.
+    pub fn loaded_mut(&mut self) -> &mut Loaded {
+        &mut self.loaded
+    }
+
     /// What this kernel lacks.
     pub fn degraded(&self) -> &[String] {
         &self.loaded.report.degraded

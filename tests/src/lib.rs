@@ -20,4 +20,5 @@ pub mod interop;
 pub mod manifests;
 pub mod scrape;
 pub mod trouble;
+pub mod verified;
 pub mod world;

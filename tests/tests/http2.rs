@@ -31,7 +31,15 @@ use self::{
     kernel::Kernel,
 };
 use balancer_agent::datapath::loader;
-use balancer_tests::{capability, fixture::Fixture};
+use balancer_tests::{
+    capability,
+    fixture::Fixture,
+    verified::{
+        self,
+        figures::{Figures, Judgement},
+    },
+};
+use std::path::Path;
 
 /// Histories of each kind; `BALANCER_HISTORIES` takes another number.
 const HISTORIES: u64 = 300;
@@ -43,11 +51,32 @@ fn the_programs_are_loaded() {
     }
     let fixture = Fixture::new("http2-load").unwrap();
     assert_eq!(fixture.degraded(), &[] as &[String]);
-    let loaded = fixture.loaded();
-    assert_eq!(loaded.http2.len(), loader::HTTP2_PROGRAMS.len());
-    for (_, variant) in loaded.http2.iter().chain(&loaded.chosen) {
-        let verified = loaded.ebpf.program(variant).unwrap().info().unwrap();
-        println!("{variant}: {:?} instructions verified", verified.verified_instruction_count());
+    assert_eq!(fixture.loaded().http2.len(), loader::HTTP2_PROGRAMS.len());
+}
+
+#[test]
+fn no_program_outgrows_its_verified_instructions() {
+    const HOW: &str = "`UPDATE_GOLDEN=1 cargo xtask test outgrows`";
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    let mut fixture = Fixture::new("verified").unwrap();
+    let run = verified::run(fixture.loaded_mut()).unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/verified/figures.golden");
+    let mut figures = Figures::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    for (program, is) in &run.counts {
+        let was = figures.committed(&run, program);
+        println!("{program}: {is} instructions verified, committed {was:?}");
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        figures.accept(&run);
+        std::fs::write(&path, figures.render()).unwrap();
+    }
+    match figures.judge(&run, HOW) {
+        Judgement::Kept => {}
+        // Not a skip: which kernels and compilers have figures is a choice, not a lack of this machine.
+        Judgement::Unguarded(why) => eprintln!("unguarded: {why}"),
+        Judgement::Grown(grown) => panic!("{}", grown.join("\n")),
     }
 }
 

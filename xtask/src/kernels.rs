@@ -5,6 +5,7 @@ mod guest;
 mod initramfs;
 mod packages;
 mod report;
+mod verified;
 
 use std::{
     env, fs,
@@ -109,11 +110,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted = |kernel: &&Kernel| {
         options.kernels.is_empty() || options.kernels.iter().any(|name| name == kernel.name)
     };
-    let rows: Vec<Row> = MATRIX
+    let mut rows: Vec<Row> = MATRIX
         .iter()
         .filter(wanted)
         .map(|kernel| test(kernel, &initramfs, &logs, options))
         .collect();
+    verified::judge(&mut rows)?;
     println!("{}", report::table(&rows));
     if options.write_docs {
         report::write_docs(&workspace::root().join("docs/kernels.md"), &rows)?;

@@ -89,6 +89,10 @@ fn variables(
     if workspace::is_ci() {
         variables.push(("BALANCER_REQUIRE", "all".into()));
     }
+    // sudo keeps no others.
+    if let Ok(accepted) = std::env::var("UPDATE_GOLDEN") {
+        variables.push(("UPDATE_GOLDEN", accepted));
+    }
     variables
 }
 

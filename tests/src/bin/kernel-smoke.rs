@@ -30,7 +30,7 @@ use balancer_common::{
     pod::Skip,
     reason::Reason,
 };
-use balancer_tests::backend::Backend;
+use balancer_tests::{backend::Backend, verified};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::Serialize;
 use std::{
@@ -65,6 +65,8 @@ struct Smoke {
     attaches: bool,
     balanced: bool,
     degraded: Vec<String>,
+    toolchain: String,
+    verified: BTreeMap<String, u32>,
     error: Option<String>,
 }
 
@@ -110,6 +112,8 @@ fn run(smoke: &mut Smoke) -> anyhow::Result<()> {
     check_counts(&loaded)?;
 
     let mut again = loader::load(&pins, &LIMITS, 0).context("load beside running programs")?;
+    let run = verified::run(&mut again)?;
+    (smoke.toolchain, smoke.verified) = (run.toolchain, run.counts);
     let taken = hooks::attach(&mut again, &pins, &cgroup)?;
     ensure!(
         taken.iter().all(|(_, how)| *how == Taken::Replaced),

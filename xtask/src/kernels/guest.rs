@@ -1,6 +1,7 @@
 //! One boot in QEMU's emulator: bounded in time, ended by its own process handle.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
@@ -53,6 +54,12 @@ pub(super) struct Smoke {
     /// What this kernel lacks, and so works in a lesser way.
     #[serde(default)]
     pub(super) degraded: Vec<String>,
+    /// The compiler of the kernel programs.
+    #[serde(default)]
+    pub(super) toolchain: String,
+    /// Instructions that the verifier went through, by program.
+    #[serde(default)]
+    pub(super) verified: BTreeMap<String, u32>,
     /// What went wrong.
     #[serde(default)]
     pub(super) error: Option<String>,

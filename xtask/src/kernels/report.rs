@@ -21,9 +21,11 @@ pub(super) struct Row {
     pub(super) kernel: Kernel,
     /// What came of it.
     pub(super) verdict: Verdict,
-    version: String,
+    /// Its version; empty if it was not found.
+    pub(super) version: String,
     booted: bool,
-    smoke: Option<Smoke>,
+    /// What the program in it told.
+    pub(super) smoke: Option<Smoke>,
     elapsed: Duration,
 }
 
@@ -151,7 +153,8 @@ mod tests {
     use super::*;
 
     fn console(balanced: bool, exit_code: i32) -> Console {
-        let smoke = Smoke { loads: true, attaches: true, balanced, degraded: vec![], error: None };
+        let line = format!("{{\"loads\":true,\"attaches\":true,\"balanced\":{balanced}}}");
+        let smoke: Smoke = serde_json::from_str(&line).expect("a result");
         let (result, exit_code) = (Some(Ok(smoke)), Some(exit_code));
         Console { booted: true, result, exit_code, ..Console::default() }
     }
