@@ -2,7 +2,7 @@
 
 mod answers;
 mod drain;
-mod drained;
+pub mod drained;
 mod engine;
 mod http2;
 mod kubernetes;

@@ -4,10 +4,11 @@
 use anyhow::Context;
 use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::Path};
 
-const FILE: &str = "drained.json";
+/// The file in the runtime directory.
+pub const FILE: &str = "drained.json";
 
 /// What an earlier agent has written. What cannot be read counts as empty, and is told.
-pub(super) fn read(runtime: &Path) -> BTreeSet<SocketAddr> {
+pub fn read(runtime: &Path) -> BTreeSet<SocketAddr> {
     let path = runtime.join(FILE);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -31,7 +32,7 @@ pub(super) fn read(runtime: &Path) -> BTreeSet<SocketAddr> {
 ///
 /// # Errors
 /// Names the file.
-pub(super) fn write(runtime: &Path, drained: &BTreeSet<SocketAddr>) -> anyhow::Result<()> {
+pub fn write(runtime: &Path, drained: &BTreeSet<SocketAddr>) -> anyhow::Result<()> {
     let path = runtime.join(FILE);
     let draft = path.with_extension("json.new");
     let text = serde_json::to_vec(drained)?;

@@ -18,7 +18,7 @@ mod follow;
 mod followers;
 mod health;
 mod query;
-mod records;
+pub mod records;
 mod servers;
 
 pub use failure::FailureKind;

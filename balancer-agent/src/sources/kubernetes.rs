@@ -13,6 +13,7 @@ mod pace;
 mod patience;
 pub mod pods;
 mod rank;
+pub mod reading;
 mod slice;
 mod trigger;
 mod watch;
@@ -240,27 +241,12 @@ fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_OBJECTS).labels(&format!("!{}", convert::PROXY_NAME))
 }
 
-fn unreadable<K: Resource, T>(object: &K, error: &str) -> Observed<T> {
-    let cause = format!("it cannot be read: {}", convert::excerpt(error));
-    let fix = "apply the object anew";
-    let metadata = object.meta();
-    let malformed = convert::malformed(metadata, "object", cause, fix);
-    Observed { version: convert::version(metadata), object: Err(malformed) }
-}
-
 async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Timed>) {
-    let read = |guarded: &Guarded<Service>| match guarded.read() {
-        Ok(service) => Observed {
-            version: convert::version(guarded.meta()),
-            object: convert::service(&service),
-        },
-        Err(error) => unreadable(guarded, &error),
-    };
     let message = |event| match event {
         watcher::Event::Init => Message::ListBegins,
-        watcher::Event::InitApply(object) => Message::Listed(read(&object)),
+        watcher::Event::InitApply(object) => Message::Listed(reading::service(&object)),
         watcher::Event::InitDone => Message::ListEnds,
-        watcher::Event::Apply(object) => Message::Applied(read(&object)),
+        watcher::Event::Apply(object) => Message::Applied(reading::service(&object)),
         watcher::Event::Delete(object) => deleted(&object),
     };
     watched.run(told, |event, at| Some((at, Told::Service(message(event))))).await;
@@ -269,12 +255,7 @@ async fn watch_services(watched: Watched<Service>, told: mpsc::Sender<Timed>) {
 async fn watch_slices(watched: Watched<EndpointSlice>, told: mpsc::Sender<Timed>) {
     let mut interner = Interner::default();
     // A slice that belongs to no Service (any more) is as good as gone.
-    let mut read = |guarded: &Guarded<EndpointSlice>| match guarded.read() {
-        Ok(slice) => convert::slice(guarded.meta(), &slice, &mut interner)
-            .transpose()
-            .map(|object| Observed { version: convert::version(guarded.meta()), object }),
-        Err(error) => Some(unreadable(guarded, &error)),
-    };
+    let mut read = |guarded: &Guarded<EndpointSlice>| reading::slice(guarded, &mut interner);
     let mut message = |event| match event {
         watcher::Event::Init => Some(Message::ListBegins),
         watcher::Event::InitApply(object) => read(&object).map(Message::Listed),

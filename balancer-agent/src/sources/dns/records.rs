@@ -15,44 +15,55 @@ mod tests;
 
 /// Why an address from an answer is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Refusal {
+pub enum Refusal {
+    /// Of no host.
     Unspecified,
+    /// Of a group.
     Multicast,
+    /// Of everybody.
     Broadcast,
+    /// Of a link that is not told.
     LinkLocal,
+    /// IPv4 in an AAAA record.
     Mapped,
+    /// Port 0.
     PortZero,
 }
 
 /// An address family, in the order in which [`super::query`] asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Family {
+pub enum Family {
+    /// IPv4.
     V4,
+    /// IPv6.
     V6,
 }
 
 /// What an SRV record names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub struct Target {
     /// Lower case.
-    pub(super) name: Name,
-    pub(super) port: u16,
-    pub(super) weight: u16,
+    pub name: Name,
+    /// Where it listens.
+    pub port: u16,
+    /// Its share, as SRV records have it.
+    pub weight: u16,
 }
 
 /// Addresses of one name and family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Addresses {
-    pub(super) ips: Vec<IpAddr>,
+pub struct Addresses {
+    /// In the order of the records.
+    pub ips: Vec<IpAddr>,
     /// Smallest TTL of the records, aliases included.
-    pub(super) ttl: Option<Duration>,
+    pub ttl: Option<Duration>,
 }
 
 // === impl Refusal ===
 
 impl Refusal {
     /// Why a client cannot dial `address`, if it cannot.
-    pub(super) fn of(address: SocketAddr) -> Option<Self> {
+    pub fn of(address: SocketAddr) -> Option<Self> {
         if address.port() == 0 {
             return Some(Self::PortZero);
         }
@@ -85,9 +96,11 @@ impl fmt::Display for Refusal {
 // === impl Family ===
 
 impl Family {
-    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    pub(super) const fn record_type(self) -> RecordType {
+    /// The records that hold its addresses.
+    pub const fn record_type(self) -> RecordType {
         match self {
             Self::V4 => RecordType::A,
             Self::V6 => RecordType::AAAA,
@@ -104,7 +117,7 @@ impl Family {
 }
 
 /// The addresses in the answer to a query for `family`.
-pub(super) fn addresses(answers: &[Record], family: Family) -> Addresses {
+pub fn addresses(answers: &[Record], family: Family) -> Addresses {
     Addresses {
         ips: answers.iter().filter_map(|record| family.ip(record)).collect(),
         ttl: ttl_min(answers),
@@ -112,7 +125,7 @@ pub(super) fn addresses(answers: &[Record], family: Family) -> Addresses {
 }
 
 /// The addresses that come along with SRV records.
-pub(super) fn glue(additionals: &[Record]) -> BTreeMap<(Name, Family), Addresses> {
+pub fn glue(additionals: &[Record]) -> BTreeMap<(Name, Family), Addresses> {
     let mut glue: BTreeMap<(Name, Family), Addresses> = BTreeMap::new();
     for record in additionals {
         for family in Family::ALL {
@@ -130,7 +143,7 @@ pub(super) fn glue(additionals: &[Record]) -> BTreeMap<(Name, Family), Addresses
 ///
 /// RFC 2782: "A client MUST attempt to contact the target host with the lowest-numbered priority
 /// it can reach". Whether it can be reached is not known here, so the other groups are unused.
-pub(super) fn targets(answers: &[Record]) -> Vec<Target> {
+pub fn targets(answers: &[Record]) -> Vec<Target> {
     let services = || {
         answers.iter().filter_map(|record| match &record.data {
             // RFC 2782: "A Target of "." means that the service is decidedly not available".
@@ -148,19 +161,19 @@ pub(super) fn targets(answers: &[Record]) -> Vec<Target> {
 }
 
 /// Smallest TTL of all records.
-pub(super) fn ttl_min(records: &[Record]) -> Option<Duration> {
+pub fn ttl_min(records: &[Record]) -> Option<Duration> {
     records.iter().map(|record| seconds(record.ttl)).min()
 }
 
 /// RFC 2181 section 8: a TTL with the top bit set is treated as zero.
-pub(super) fn seconds(ttl: u32) -> Duration {
+pub fn seconds(ttl: u32) -> Duration {
     Duration::from_secs(if ttl > i32::MAX.cast_unsigned() { 0 } else { ttl.into() })
 }
 
 /// Weights of addresses, from the weight of the target that each belongs to and the number of
 /// addresses that share it. A weight of zero counts as one; ratios are kept where
 /// [`WEIGHT_MAX`] allows.
-pub(super) fn weights(shares: &[(u16, usize)]) -> Vec<u32> {
+pub fn weights(shares: &[(u16, usize)]) -> Vec<u32> {
     let counts = shares.iter().map(|(_, count)| u64::try_from(*count).unwrap_or(1).max(1));
     // Beyond this the least common multiple serves nobody, and products could overflow.
     let scale = counts.clone().fold(1, |scale, count| {
