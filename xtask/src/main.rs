@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod cluster;
 mod demo;
+mod fuzz;
 mod image;
 mod interop;
 mod kernels;
@@ -59,6 +60,8 @@ enum Task {
     Bench(bench::Options),
     /// Build and run a real Kubernetes control plane.
     Cluster(cluster::Options),
+    /// Run fuzz targets for long, guided by coverage.
+    Fuzz(fuzz::Options),
     /// Boot other kernels in QEMU and run the smoke test in each.
     TestKernels(kernels::Options),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Task::Image(options) => image::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Cluster(options) => cluster::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::TestKernels(options) => kernels::run(&options),
     };
     match result {
