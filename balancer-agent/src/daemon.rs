@@ -24,7 +24,7 @@ use crate::{
         Core,
         event::{Event, Source},
     },
-    datapath::{bpffs::PinRoot, capabilities, self_test::SelfTest},
+    datapath::{bpffs::PinRoot, capabilities, http2::Attachment, self_test::SelfTest},
     http,
     sources::{
         dns::{DnsHealth, DnsSource, Wanted},
@@ -63,6 +63,8 @@ pub struct Options {
     pub cgroup: PathBuf,
     /// Where the admin socket is.
     pub runtime: PathBuf,
+    /// How interfaces of pods lead to the programs that follow HTTP/2.
+    pub attachment: Attachment,
 }
 
 struct Daemon {
@@ -180,7 +182,7 @@ impl Daemon {
         let maps = started.take_maps()?;
         let engine = Engine::new(maps, config)?;
         let pods = pods::Pods::adopt(&engine.maps)?;
-        let http2 = http2::Http2::new(config);
+        let http2 = http2::Http2::new(config, options.attachment);
         let config_status =
             ConfigStatus { path: options.config.clone(), ..ConfigStatus::default() };
         Ok(Self {

@@ -145,6 +145,9 @@ pub struct Run {
     /// What to log: a level, or tracing filter directives such as `info,balancer_agent=debug`
     #[arg(long, env = "BALANCER_LOG", value_name = "FILTER", default_value = "info")]
     pub log_filter: String,
+    /// Attach to pods' interfaces by filters of clsact, as on kernels before 6.6, where tcx is there too
+    #[arg(long, hide = true)]
+    pub clsact: bool,
 }
 
 /// Flags of `top`.

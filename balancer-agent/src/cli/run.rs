@@ -4,7 +4,10 @@ use super::{
     arguments::{Global, LogFormat, Run},
     exit::Exit,
 };
-use crate::daemon::{self, Options};
+use crate::{
+    daemon::{self, Options},
+    datapath::http2::Attachment,
+};
 use anyhow::Context;
 use std::{
     io::{self, IsTerminal},
@@ -26,6 +29,7 @@ pub(super) fn run(global: &Global, run: &Run) -> anyhow::Result<Exit> {
         pins: global.pins(),
         cgroup: global.cgroup()?,
         runtime: global.runtime_dir.clone(),
+        attachment: if run.clsact { Attachment::Filter } else { Attachment::Best },
     };
     // One thread hears, decides and writes: handing changes from thread to thread costs more than
     // most changes do. Another one answers commands and scrapes meanwhile.

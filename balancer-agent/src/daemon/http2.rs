@@ -13,7 +13,7 @@ use crate::{
         model::Service,
         rebalance::{Caution, Frames, Move, Picture, Rebalancer, ServiceLoad, Standings},
     },
-    datapath::{http2, maps::Maps, trace::monotonic_ns},
+    datapath::{http2, http2::Attachment, maps::Maps, trace::monotonic_ns},
 };
 use aya::maps::MapError;
 use balancer_common::{
@@ -88,13 +88,13 @@ impl Seen {
 // === impl Http2 ===
 
 impl Http2 {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, attachment: Attachment) -> Self {
         let now = Instant::now();
         let caution = Caution::default();
         Self {
             standings: Standings::new(&caution),
             rebalancer: Rebalancer::new(caution, config.node_rank.unwrap_or_default()),
-            clients: Clients::default(),
+            clients: Clients::new(attachment),
             wishes: Wishes::default(),
             changes_seen: 0,
             looked_at: now,

@@ -29,7 +29,7 @@ use balancer_common::{
     abi::map,
     http2::{Http2Request, PROGRAM_INBOUND, PROGRAM_OUTBOUND, REQUEST_TAKEN},
 };
-use std::{io, os::fd::OwnedFd, path::Path};
+use std::{fs, io, os::fd::OwnedFd, path::Path};
 
 /// Why HTTP/2 connections cannot be followed or moved.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +87,16 @@ pub enum Http2Error {
     },
 }
 
+/// How interfaces lead to the programs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attachment {
+    /// By links where the kernel has them (tcx, Linux 6.6), otherwise by filters.
+    #[default]
+    Best,
+    /// By filters of the `clsact` queueing discipline, as on kernels that have nothing else.
+    Filter,
+}
+
 /// Both directions, with the index of the program in force and the names of hooks.
 const WAYS: [(u32, &str, TcxHook, TcAttachType); 2] = [
     (PROGRAM_INBOUND, "in", TcxHook::Ingress, TcAttachType::Ingress),
@@ -122,7 +132,7 @@ fn open_programs(pins: &PinRoot) -> Result<ProgramArray<MapData>, Http2Error> {
 ///
 /// # Errors
 /// [`Http2Error`] names the step.
-pub fn tap(pins: &PinRoot, interface: &str) -> Result<(), Http2Error> {
+pub fn tap(pins: &PinRoot, interface: &str, attachment: Attachment) -> Result<(), Http2Error> {
     let interface_error = |cause| Http2Error::Interface { interface: interface.to_owned(), cause };
     let index =
         nix::net::if_::if_nametoindex(interface).map_err(|errno| interface_error(errno.into()))?;
@@ -139,16 +149,26 @@ pub fn tap(pins: &PinRoot, interface: &str) -> Result<(), Http2Error> {
         let attach_error = |cause| Http2Error::Attach { interface: interface.to_owned(), cause };
         let entry = Entry { netns, link_layer, program };
         let entry = entry.load(&programs).map_err(attach_error)?;
-        match sys::attach_tcx(&entry, index, hook) {
-            Ok(link) => sys::pin(&link, &pin).map_err(attach_error)?,
-            // Without tcx, `link_create()` knows no such way to attach.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                attach_filter(&entry, &filter_pin, interface, filter)?;
-            }
-            Err(cause) => return Err(attach_error(cause)),
+        let link = match attachment {
+            Attachment::Best => attach_link(&entry, index, hook).map_err(attach_error)?,
+            Attachment::Filter => None,
+        };
+        match link {
+            Some(link) => sys::pin(&link, &pin).map_err(attach_error)?,
+            None => attach_filter(&entry, &filter_pin, interface, filter)?,
         }
     }
     Ok(())
+}
+
+/// Attaches by a link, where the kernel has such links.
+fn attach_link(entry: &OwnedFd, interface: u32, hook: TcxHook) -> io::Result<Option<OwnedFd>> {
+    match sys::attach_tcx(entry, interface, hook) {
+        Ok(link) => Ok(Some(link)),
+        // Without tcx, `link_create()` knows no such way to attach.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Attaches a filter of the `clsact` queueing discipline, for kernels before 6.6. It stays until the
@@ -164,13 +184,18 @@ fn attach_filter(
     // Another's filters may be on it already; if it is not there, attaching says so.
     let _ = tc::qdisc_add_clsact(interface);
     sys::pin(entry, pin).map_err(attach_error)?;
-    let mut program = SchedClassifier::from_pin(pin).map_err(filter_error)?;
-    let options = TcAttachOptions::Netlink(NlOptions::default());
-    let id = program.attach_with_options(interface, way, options).map_err(filter_error)?;
-    // aya takes a filter away together with its record of it.
-    let link = program.take_link(id).map_err(filter_error)?;
-    std::mem::forget(link);
-    Ok(())
+    let attach = || {
+        let mut program = SchedClassifier::from_pin(pin)?;
+        let options = TcAttachOptions::Netlink(NlOptions::default());
+        let id = program.attach_with_options(interface, way, options)?;
+        // aya takes a filter away together with its record of it.
+        program.take_link(id).map(std::mem::forget)
+    };
+    attach().map_err(|cause| {
+        // It would say that the interface leads to the programs already.
+        let _ = fs::remove_file(pin);
+        filter_error(cause)
+    })
 }
 
 /// Asks for a move, by a program that the kernel runs for us; whether the connection was there.

@@ -37,6 +37,8 @@ pub struct AgentFiles {
     log: PathBuf,
     runtime: PathBuf,
     flags: Vec<OsString>,
+    /// Attaches to pods' interfaces as on kernels before 6.6.
+    pub clsact: bool,
 }
 
 impl AgentFiles {
@@ -65,6 +67,7 @@ impl AgentFiles {
             log: world.runtime().join("agent.log"),
             runtime,
             flags,
+            clsact: false,
         })
     }
 
@@ -123,6 +126,7 @@ impl AgentFiles {
             .arg("run")
             .arg("--config")
             .arg(&self.config)
+            .args(self.clsact.then_some("--clsact"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

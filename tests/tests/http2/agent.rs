@@ -23,6 +23,11 @@ const CLIENTS: u32 = 6;
 
 /// Plays with `servers` backends, an agent, and clients that are connected.
 fn play(servers: u32, held: u32, test: impl AsyncFnOnce(&mut Stage)) {
+    play_attached(false, servers, held, test);
+}
+
+/// The same; with `clsact` interfaces lead to the programs as on kernels before 6.6.
+fn play_attached(clsact: bool, servers: u32, held: u32, test: impl AsyncFnOnce(&mut Stage)) {
     if !capability::can_load_ebpf() {
         return;
     }
@@ -32,6 +37,7 @@ fn play(servers: u32, held: u32, test: impl AsyncFnOnce(&mut Stage)) {
         let executable = Path::new(env!("CARGO_BIN_EXE_balancer-demo"));
         let mut stage = Stage::of_pods("moves", executable).unwrap();
         stage.held = held;
+        stage.files.clsact = clsact;
         for _ in 0..servers {
             stage.add_server().await.unwrap();
         }
@@ -159,7 +165,24 @@ fn a_user_sees_connections_and_what_would_be_moved() {
 
 #[test]
 fn moved_connections_outlive_agents_and_other_limits_and_unload_waits_for_them() {
-    play(2, 1, async |stage: &mut Stage| {
+    outlive(false);
+}
+
+#[test]
+fn moved_connections_outlive_agents_where_filters_lead_to_the_programs() {
+    outlive(true);
+}
+
+fn outlive(clsact: bool) {
+    play_attached(clsact, 2, 1, async |stage: &mut Stage| {
+        let pinned = |stage: &Stage| {
+            let pins = std::fs::read_dir(stage.world.pins().taps()).unwrap();
+            let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let first = pinned(stage);
+        assert_eq!(first.len(), 2 * CLIENTS as usize, "{first:?}");
+        assert!(first.iter().all(|name| name.ends_with("filter") == clsact), "{first:?}");
         let backend = stage.servers[0].address().to_string();
         assert!(ask(stage, &["drain", &backend]).await.0);
         until("clients go elsewhere", async || count(stage, Visibility::Moved) == 3).await;
@@ -174,6 +197,7 @@ fn moved_connections_outlive_agents_and_other_limits_and_unload_waits_for_them()
             })
             .await;
             assert_eq!(live(stage, "b1"), 3, "held streams stay");
+            assert_eq!(pinned(stage), first, "a new agent finds interfaces as they are");
         }
         until_followed(stage, CLIENTS.into()).await.unwrap();
         stage.agent.take().unwrap().kill().await.unwrap();

@@ -4,7 +4,7 @@ use super::moves::{FAMILIES, Family, in_pod, pair};
 use aya::maps::{HashMap, Map, MapData};
 use balancer_agent::{
     core::requests::{Requests, by_backend, by_service},
-    datapath::http2,
+    datapath::http2::{self, Attachment},
 };
 use balancer_common::{
     abi::{HTTP2_POD_FLOWS_MAX, map},
@@ -119,7 +119,7 @@ fn the_counters_are_what_client_and_server_counted() {
         let lent = &mut stage;
         in_pod(family, move || {
             let stage = &*lent;
-            http2::tap(stage.fixture.world().pins(), "eth0").unwrap();
+            http2::tap(stage.fixture.world().pins(), "eth0", Attachment::Best).unwrap();
             for process in 1..=PROCESSES {
                 let plan = CallPlan {
                     unary: 40 * process,
@@ -183,7 +183,7 @@ fn a_pod_with_too_many_connections_is_served_and_not_followed() {
     let lent = &mut stage;
     in_pod(family, move || {
         let stage = &*lent;
-        http2::tap(stage.fixture.world().pins(), "eth0").unwrap();
+        http2::tap(stage.fixture.world().pins(), "eth0", Attachment::Best).unwrap();
         in_runtime(async {
             let (client, _) = stage.call(CallPlan { unary: 3, ..stage.plan() }).await;
             let requests = stage.requests();
@@ -205,7 +205,7 @@ fn least_request_avoids_who_is_busy() {
     let lent = &mut stage;
     in_pod(family, move || {
         let stage = &*lent;
-        http2::tap(stage.fixture.world().pins(), "eth0").unwrap();
+        http2::tap(stage.fixture.world().pins(), "eth0", Attachment::Best).unwrap();
         in_runtime(async {
             let (first, busy) = stage.call(CallPlan { held: HELD, ..stage.plan() }).await;
             assert_eq!(stage.in_flight(), u64::from(HELD));

@@ -1,6 +1,6 @@
 //! Real gRPC over a pair of interfaces between two network namespaces: clients move, and no call fails.
 
-use balancer_agent::datapath::http2;
+use balancer_agent::datapath::http2::{self, Attachment};
 use balancer_common::http2::{
     Http2Request,
     flow::{Http2Flow, Http2Key},
@@ -25,6 +25,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::Path,
+    process::Command,
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -106,6 +107,17 @@ pub(super) fn in_pod<T: Send>(family: &Family, act: impl FnOnce() -> T + Send) -
     })
 }
 
+/// How many filters are on the calling thread's `eth0`, for packets that come and that go.
+fn filters() -> [usize; 2] {
+    ["ingress", "egress"].map(|way| {
+        let shown =
+            Command::new("tc").args(["filter", "show", "dev", "eth0", way]).output().unwrap();
+        // Without clsact, tc has nothing to say of either.
+        let text = String::from_utf8(shown.stdout).unwrap();
+        text.lines().filter(|line| line.contains("http2_entry")).count()
+    })
+}
+
 /// Moves the client's connection again and again; each time it must come back on another.
 fn keep_moving(fixture: &mut Fixture, servers: &[EchoServer]) {
     let calls = || servers.iter().map(EchoServer::requests).sum::<u64>();
@@ -181,7 +193,9 @@ fn a_client_moves_and_no_call_fails() {
     if !capability::can_load_ebpf() {
         return;
     }
-    for (family, streams) in FAMILIES.iter().flat_map(|family| STREAMS.map(|it| (family, it))) {
+    let calm = FAMILIES.iter().map(|family| (family, STREAMS[0], Attachment::Filter));
+    let all = FAMILIES.iter().flat_map(|family| STREAMS.map(|it| (family, it, Attachment::Best)));
+    for (family, streams, attachment) in all.chain(calm) {
         let mut fixture = Fixture::new("http2-move").unwrap();
         http2::install(fixture.loaded(), fixture.world().pins()).unwrap();
         pair(family);
@@ -196,9 +210,12 @@ fn a_client_moves_and_no_call_fails() {
         fixture.serve(spec).unwrap();
         let tally = in_pod(family, || {
             let pins = fixture.world().pins();
-            http2::tap(pins, "eth0").unwrap();
             // Twice is as good as once.
-            http2::tap(pins, "eth0").unwrap();
+            for _ in 0..2 {
+                http2::tap(pins, "eth0", attachment).unwrap();
+                let expected = if attachment == Attachment::Filter { [1, 1] } else { [0, 0] };
+                assert_eq!(filters(), expected);
+            }
             let pod = fixture.world().pod("pod").unwrap();
             let log = fixture.world().runtime().join("client.log");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

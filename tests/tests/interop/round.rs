@@ -1,7 +1,7 @@
 //! One round: pods with clients, servers, a path between, and moves as they are asked for.
 
 use super::mover::{Lane, Mode};
-use balancer_agent::datapath::http2;
+use balancer_agent::datapath::http2::{self, Attachment};
 use balancer_tests::{
     fixture::{Fixture, service::ServiceSpec},
     grpc::{load::Tally, process::PodProcess},
@@ -231,7 +231,7 @@ impl Player {
         }
         let command = path.pod.command(&words).into();
         let client = PodProcess::spawn(&format!("client {}", pair.0), command, &log).await.unwrap();
-        let taps = http2::tap_cgroup(fixture.world().pins(), &pod);
+        let taps = http2::tap_cgroup(fixture.world().pins(), &pod, Attachment::Best);
         assert!(taps.errors.is_empty() && taps.interfaces == 1, "{taps:?}");
         Self { pair, client, server, service, backend }
     }

@@ -6,7 +6,7 @@ use crate::{
     datapath::{
         bpffs::PinRoot,
         cgroup,
-        http2::{Taps, tap_cgroup},
+        http2::{Attachment, Taps, tap_cgroup},
     },
 };
 use std::{
@@ -38,6 +38,7 @@ struct Client {
 /// Clients by cgroup id.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
+    attachment: Attachment,
     known: BTreeMap<u64, Client>,
     off: BTreeSet<u64>,
     running: Option<JoinHandle<Vec<(u64, Taps)>>>,
@@ -68,6 +69,11 @@ impl Client {
 // === impl Clients ===
 
 impl Clients {
+    /// Nobody yet; interfaces will lead to the programs in this way.
+    pub(super) fn new(attachment: Attachment) -> Self {
+        Self { attachment, ..Self::default() }
+    }
+
     /// Takes in which pods there are.
     pub(super) fn observe(&mut self, registry: &Registry, now: Instant) {
         let is_meant = |pod: &Known<'_>| {
@@ -125,15 +131,16 @@ impl Clients {
         let due = self.known.iter().filter(|(_, client)| client.next_at <= now);
         let jobs: Vec<_> = due.map(|(id, client)| (*id, client.path.clone())).collect();
         if !jobs.is_empty() {
-            let pins = pins.clone();
-            self.running = Some(tokio::task::spawn_blocking(move || lead_all(&pins, jobs)));
+            let (pins, attachment) = (pins.clone(), self.attachment);
+            let lead = move || lead_all(&pins, attachment, jobs);
+            self.running = Some(tokio::task::spawn_blocking(lead));
         }
     }
 
     /// Looks at everybody now, and returns when that is done; what stood in the way.
     pub(super) fn lead_now(&mut self, pins: &PinRoot) -> Vec<String> {
         let jobs = self.known.iter().map(|(id, client)| (*id, client.path.clone())).collect();
-        self.take_in(lead_all(pins, jobs))
+        self.take_in(lead_all(pins, self.attachment, jobs))
     }
 
     /// Takes in what was found; returns what stood in the way.
@@ -181,12 +188,16 @@ impl Clients {
     }
 }
 
-fn lead_all(pins: &PinRoot, jobs: Vec<(u64, Option<String>)>) -> Vec<(u64, Taps)> {
+fn lead_all(
+    pins: &PinRoot,
+    attachment: Attachment,
+    jobs: Vec<(u64, Option<String>)>,
+) -> Vec<(u64, Taps)> {
     let Ok(root) = cgroup::root() else { return Vec::new() };
     let lead = |(id, path): (u64, Option<String>)| {
         let path = path.map(PathBuf::from).or_else(|| cgroup::find(&root, id));
         let directory = path.map(|path| root.join(path.strip_prefix("/").unwrap_or(&path)));
-        let taps = directory.map(|directory| tap_cgroup(pins, &directory));
+        let taps = directory.map(|directory| tap_cgroup(pins, &directory, attachment));
         (id, taps.unwrap_or_default())
     };
     jobs.into_iter().map(lead).collect()

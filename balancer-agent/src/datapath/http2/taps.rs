@@ -1,6 +1,6 @@
 //! Which interfaces lead to the programs: those of pods, each attached once, forgotten when they are gone.
 
-use super::{super::bpffs::PinRoot, super::netns, super::sys, entry, tap};
+use super::{super::bpffs::PinRoot, super::netns, super::sys, Attachment, entry, tap};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use std::{collections::BTreeSet, fs, io, path::Path};
 
@@ -22,10 +22,10 @@ pub struct Taps {
 /// network namespace, which is the node's, is left alone.
 ///
 /// Enters namespaces on threads of their own, and blocks for some milliseconds.
-pub fn tap_cgroup(pins: &PinRoot, cgroup: &Path) -> Taps {
+pub fn tap_cgroup(pins: &PinRoot, cgroup: &Path, attachment: Attachment) -> Taps {
     let mut taps = Taps::default();
     for namespace in netns::of_cgroup(Some(cgroup), &mut taps.errors) {
-        match netns::within(&namespace, || tap_all(pins)) {
+        match netns::within(&namespace, || tap_all(pins, attachment)) {
             Ok(found) => {
                 taps.namespaces.extend(found.namespaces);
                 taps.interfaces += found.interfaces;
@@ -42,10 +42,10 @@ pub fn tap_cgroup(pins: &PinRoot, cgroup: &Path) -> Taps {
 }
 
 /// Leads all interfaces of the calling thread's network namespace to the programs.
-fn tap_all(pins: &PinRoot) -> io::Result<Taps> {
+fn tap_all(pins: &PinRoot, attachment: Attachment) -> io::Result<Taps> {
     let mut taps = Taps { namespaces: BTreeSet::from([entry::netns_cookie()?]), ..Taps::default() };
     for interface in interfaces()? {
-        match tap(pins, &interface) {
+        match tap(pins, &interface, attachment) {
             Ok(()) => taps.interfaces += 1,
             Err(error) => taps.errors.push(error.to_string()),
         }
