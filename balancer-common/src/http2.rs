@@ -14,6 +14,7 @@
 
 pub mod counts;
 pub mod flow;
+pub mod follower;
 pub mod frame;
 pub mod gate;
 pub mod grid;

@@ -5,27 +5,22 @@ use balancer_common::{
     address::Address,
     http2::{
         flow::Http2Key,
+        follower::{self, Follower, KEPT_BYTES},
         frame::{FrameHead, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, Sender},
         gate::{self, INJECTED, LOCKED_IN, LOCKED_OUT, MISSED_IN},
         grid::{Bytes, Grid},
-        held::{self, HELD_RANGES, HELD_WINDOW, Keep, NOTHING, Ranges, Store},
+        held::{HELD_RANGES, HELD_WINDOW},
         shift::{FAR_BYTES, FRAME, FRAME_BYTES, Inbound, Injection, Segment, frame_sum},
-        track::{LOST, Place, Track},
+        track::{LOST, Place, TORN},
     },
 };
 use proptest::prelude::*;
 
 /// Walks one piece from the grid's position, as the programs do.
 fn walk(grid: &mut Grid, sender: Sender, bytes: &[u8]) -> Result<Vec<FrameHead>, ()> {
-    let end = u32::try_from(bytes.len()).unwrap();
-    let (mut at, mut heads) = (0, Vec::new());
-    while at < end {
-        let step = grid.step(sender, &bytes, at, end).map_err(|_| ())?;
-        assert!(step.at > at, "a step goes on");
-        at = step.at;
-        heads.extend(step.head);
-    }
-    Ok(heads)
+    let mut heads = Vec::new();
+    let valid = follower::walk(grid, sender, bytes, |head| heads.push(*head));
+    valid.then_some(heads).ok_or(())
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, length: usize) -> Vec<u8> {
@@ -62,99 +57,14 @@ fn pieces(length: usize, cuts: &[prop::sample::Index]) -> Vec<(usize, usize)> {
     at.windows(2).map(|pair| (pair[0], pair[1])).collect()
 }
 
-/// A track with a place for what comes behind a hole, as the programs use them.
-struct Follower {
-    track: Track,
-    ranges: Ranges,
-    bytes: Vec<u8>,
+fn place() -> Vec<u8> {
+    vec![0; KEPT_BYTES]
 }
 
-impl Follower {
-    fn new(seq: u32) -> Self {
-        let bytes = vec![0; 2 * HELD_WINDOW as usize + 16];
-        Self { track: Track::new(Sender::Server, seq), ranges: Ranges::default(), bytes }
-    }
-
-    /// Follows one segment.
-    fn follow(&mut self, whole: &[u8], first: u32, from: usize, to: usize) {
-        let number = |at: usize| first.wrapping_add(u32::try_from(at).unwrap());
-        let length = u32::try_from(to - from).unwrap();
-        match self.track.place(number(from), length) {
-            None => {}
-            Some(Place::Next { known }) => {
-                let known = usize::try_from(known).unwrap();
-                let piece = &whole[from + known..to];
-                let valid = walk(&mut self.track.grid, Sender::Server, piece).is_ok();
-                self.track.walked(number(to), valid);
-                self.drain();
-            }
-            Some(Place::Behind) => self.keep(number(from), &whole[from..to]),
-        }
-    }
-
-    fn keep(&mut self, seq: u32, piece: &[u8]) {
-        if self.track.held == 0 {
-            self.ranges.begin(&self.track.grid);
-            self.track.held = 1;
-        }
-        let length = u32::try_from(piece.len()).unwrap();
-        match self.ranges.keep(self.track.grid.next_seq, seq, length) {
-            Some(Keep { at, length }) => {
-                self.bytes[at as usize..][..length as usize].copy_from_slice(piece);
-            }
-            None => {
-                self.track.held = 0;
-                self.track.flags |= LOST;
-            }
-        }
-    }
-
-    fn drain(&mut self) {
-        if self.track.held == 0 {
-            return;
-        }
-        let store = Kept { ranges: self.ranges, bytes: &self.bytes };
-        while let Some(step) = held::step(&mut self.track.grid, Sender::Server, &store).unwrap() {
-            assert!(step.at <= 2 * HELD_WINDOW);
-        }
-        let seq = self.track.grid.next_seq;
-        if store.end_of(seq).is_none() && store.hole_at(seq).is_none() {
-            self.track.held = 0;
-        }
-    }
-}
-
-struct Kept<'b> {
-    ranges: Ranges,
-    bytes: &'b [u8],
-}
-
-fn known(number: u64) -> Option<u32> {
-    (number != NOTHING).then(|| number.try_into().unwrap())
-}
-
-impl Store for Kept<'_> {
-    fn base(&self) -> u32 {
-        self.ranges.base
-    }
-
-    fn end_of(&self, seq: u32) -> Option<u32> {
-        known(self.ranges.end_of(seq))
-    }
-
-    fn hole_at(&self, seq: u32) -> Option<u32> {
-        known(self.ranges.hole_at(seq))
-    }
-}
-
-impl Bytes for Kept<'_> {
-    fn byte(&self, at: u32) -> Option<u8> {
-        self.bytes.byte(at)
-    }
-
-    fn head(&self, at: u32) -> Option<[u8; 9]> {
-        self.bytes.head(at)
-    }
+/// Follows the bytes `from..to` of a whole whose first one has the number `first`.
+fn follow(follower: &mut Follower<'_>, whole: &[u8], first: u32, from: usize, to: usize) {
+    let seq = first.wrapping_add(u32::try_from(from).unwrap());
+    follower.follow(seq, &whole[from..to], |_| {});
 }
 
 /// A grid without what was read of payloads: behind a hole in one, nothing of it is.
@@ -259,10 +169,11 @@ proptest! {
         let mut grid = Grid::new(Sender::Server, seq);
         walk(&mut grid, Sender::Server, &whole).unwrap();
         let pieces = pieces(whole.len(), &cuts);
-        let mut follower = Follower::new(seq);
+        let mut kept = place();
+        let mut follower = Follower::new(Sender::Server, seq, &mut kept);
         for pick in &order {
             let (from, to) = pieces[pick.index(pieces.len())];
-            follower.follow(&whole, seq, from, to);
+            follow(&mut follower, &whole, seq, from, to);
             // Whatever is missing, no more is open than there are ranges for.
             prop_assert!(follower.track.is_in_sync());
             let known = follower.track.grid.next_seq.wrapping_sub(seq) as usize;
@@ -272,7 +183,7 @@ proptest! {
         }
         // What is repeated in order afterwards fills every hole.
         for (from, to) in &pieces {
-            follower.follow(&whole, seq, *from, *to);
+            follow(&mut follower, &whole, seq, *from, *to);
         }
         prop_assert_eq!((follower.track.held, follower.track.flags), (0, 0));
         prop_assert_eq!(position(follower.track.grid), position(grid));
@@ -286,35 +197,39 @@ proptest! {
     ) {
         // Frames without payload, of which every other one is missing, from the last to the first.
         let whole = frame(SETTINGS, 0, 0, 0).repeat(2 * count + 1);
-        let mut follower = Follower::new(seq);
-        follower.follow(&whole, seq, 0, 9);
+        let mut kept = place();
+        let mut follower = Follower::new(Sender::Server, seq, &mut kept);
+        follow(&mut follower, &whole, seq, 0, 9);
         for index in (0..count).rev() {
             let from = 9 * (2 * index + 2);
-            follower.follow(&whole, seq, from, from + 9);
+            follow(&mut follower, &whole, seq, from, from + 9);
         }
         prop_assert_eq!(follower.track.is_in_sync(), count <= HELD_RANGES);
         if count <= HELD_RANGES {
-            follower.follow(&whole, seq, 0, whole.len());
+            follow(&mut follower, &whole, seq, 0, whole.len());
             prop_assert!(follower.track.takes_frame());
         }
-        let mut follower = Follower::new(seq);
+        let mut kept = place();
+        let mut follower = Follower::new(Sender::Server, seq, &mut kept);
         let far = HELD_WINDOW + beyond;
         prop_assert_eq!(follower.track.place(seq.wrapping_add(far), 1), Some(Place::Behind));
         follower.keep(seq.wrapping_add(far), &[0]);
-        prop_assert_eq!(follower.track.flags, LOST);
-        let mut follower = Follower::new(seq);
+        prop_assert_eq!(follower.track.flags, LOST | TORN);
+        let mut kept = place();
+        let mut follower = Follower::new(Sender::Server, seq, &mut kept);
         follower.keep(seq.wrapping_add(HELD_WINDOW - 1), &vec![0; HELD_WINDOW as usize]);
         prop_assert_eq!((follower.track.flags, follower.track.held), (0, 1));
     }
 
     #[test]
     fn payload_that_is_known_to_follow_is_not_kept(seq: u32, length in 0_u32..1 << 24, gap in 1_u32..9) {
-        let mut follower = Follower::new(seq);
+        let mut kept = place();
+        let mut follower = Follower::new(Sender::Server, seq, &mut kept);
         let mut whole = frame(SETTINGS, 0, 0, 0);
         let mut head = frame(0, 0, 1, 0);
         head[..3].copy_from_slice(&length.to_be_bytes()[1..]);
         whole.extend(head);
-        follower.follow(&whole, seq, 0, whole.len());
+        follow(&mut follower, &whole, seq, 0, whole.len());
         // The next head has gone missing, or a part of it.
         let behind = seq.wrapping_add(18 + length + gap);
         prop_assert_eq!(follower.track.place(behind, 1), Some(Place::Behind));

@@ -3,7 +3,10 @@
 //! direct one that shows the noise, and a bystander in a pod whose packets are seen.
 
 use anyhow::Context;
-use balancer_agent::datapath::{http2, netns};
+use balancer_agent::datapath::{
+    http2::{self, Attachment},
+    netns,
+};
 use balancer_tests::{
     bench::{
         self, LIMITS, Settings,
@@ -74,7 +77,9 @@ fn measure(settings: Settings) -> anyhow::Result<Vec<Figure>> {
     let network = Network::new()?;
     let (untapped, seen) = (network.connect()?, network.connect()?);
     let pins = fixture.world().pins();
-    netns::within(&seen.path(), || http2::tap(pins, "eth0").map_err(io::Error::other))?;
+    netns::within(&seen.path(), || {
+        http2::tap(pins, "eth0", Attachment::Best).map_err(io::Error::other)
+    })?;
     let pod = fixture.world().pod("pod")?;
     let variant = |pod: Option<&PathBuf>, netns: PathBuf, target| Variant {
         pod: pod.cloned(),

@@ -2,10 +2,10 @@
 
 use super::Numbers;
 use balancer_common::http2::{
+    follower::{self, Follower, KEPT_BYTES},
     frame::{FrameHead, Sender},
     grid::Grid,
     shift::{FRAME_BYTES, Inbound, Injection, Segment},
-    track::Track,
 };
 
 /// The client's preface and beginnings of frames.
@@ -21,17 +21,9 @@ pub const WORDS: &[&str] = &[
     "\0\0\x05\0\x01\0\0\0\x01",
 ];
 
-/// Walks a piece as the programs do: heads that were whole, and whether all of it was valid.
+/// Walks a piece: heads that were whole, and whether all of it was valid.
 fn walk(grid: &mut Grid, sender: Sender, bytes: &[u8], heads: &mut Vec<FrameHead>) -> bool {
-    let end = length(bytes.len());
-    let mut at = 0;
-    while at < end {
-        let Ok(step) = grid.step(sender, &bytes, at, end) else { return false };
-        assert!(step.at > at && step.at <= end, "a step goes on, and not beyond");
-        at = step.at;
-        heads.extend(step.head);
-    }
-    true
+    follower::walk(grid, sender, bytes, |head| heads.push(*head))
 }
 
 fn length(bytes: usize) -> u32 {
@@ -78,11 +70,13 @@ pub fn track(bytes: &[u8]) {
     let (sender, seq) = (sender(numbers.byte()), numbers.word());
     let segments: [[u8; 2]; SEGMENTS] = [[0; 2]; SEGMENTS].map(|_| numbers.array());
     let whole = numbers.0;
-    let mut track = Track::new(sender, seq);
+    let mut kept = vec![0; KEPT_BYTES];
+    let mut follower = Follower::new(sender, seq, &mut kept);
     for [from, size] in segments {
         let from = usize::from(from).min(whole.len());
         let to = (from + usize::from(size)).min(whole.len());
-        follow(&mut track, sender, seq, whole, from, to);
+        follower.follow(seq.wrapping_add(length(from)), &whole[from..to], |_| {});
+        let track = &follower.track;
         if track.is_in_sync() {
             let known = track.grid.next_seq.wrapping_sub(seq) as usize;
             assert!(known <= whole.len(), "it stands behind all bytes");
@@ -92,14 +86,6 @@ pub fn track(bytes: &[u8]) {
             assert_eq!(position(track.grid), position(truth), "in sync at a wrong position");
         }
     }
-}
-
-fn follow(track: &mut Track, sender: Sender, seq: u32, whole: &[u8], from: usize, to: usize) {
-    let number = |at: usize| seq.wrapping_add(length(at));
-    let Some(place) = track.place(number(from), length(to - from)) else { return };
-    let grid = if place.ahead { &mut track.ahead } else { &mut track.grid };
-    let valid = walk(grid, sender, &whole[from + place.known as usize..to], &mut Vec::new());
-    track.walked(place, number(to), valid);
 }
 
 /// Where the frame was put in, and a segment of the server.
