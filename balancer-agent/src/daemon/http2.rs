@@ -40,6 +40,8 @@ const PAUSE_FACTOR: u32 = 20;
 const WISHES_PATIENCE: Duration = Duration::from_secs(10);
 /// How often links of interfaces that are gone are looked for.
 const SWEEP: Duration = Duration::from_secs(30);
+/// The same after pods have come or gone.
+const SWEEP_SOON: Duration = Duration::from_secs(2);
 
 /// The planner, and what carries its plans out.
 pub(super) struct Http2 {
@@ -153,7 +155,9 @@ impl Daemon {
 
     /// Pods have come or gone: their interfaces are looked at soon.
     pub(super) fn pods_changed(&mut self) {
-        self.http2.clients.observe(&self.pods.registry, Instant::now());
+        let now = Instant::now();
+        self.http2.clients.observe(&self.pods.registry, now);
+        self.http2.sweep_at = self.http2.sweep_at.min(now + SWEEP_SOON);
     }
 
     /// The first service whose connections are to be followed is about to be written: what pods there are is

@@ -1,17 +1,22 @@
 //! Long connections follow a Deployment that is scaled: without a move new pods would get nothing.
 
-use crate::scene::Scene;
+use crate::scene::{CLIENT, Scene};
+use balancer_agent::datapath::{maps::Maps, netns};
+use balancer_common::http2::flow::{Http2Flow, Http2Key};
 use balancer_tests::{
     agent::Agent,
     cluster::{
         caller::{CallPlan, Caller, Style},
         objects::{self, NAMESPACE},
     },
+    world::run,
 };
 use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::DeleteParams};
 use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     time::{Duration, Instant},
 };
 
@@ -93,4 +98,46 @@ fn connections_of_a_pod_that_does_not_want_it_stay_where_they_are() {
     }
     let moved = others.into_iter().map(|caller| caller.stop().unwrap());
     assert!(moved.filter(|tally| tally.replies.len() > 1).count() > 0, "nobody moved");
+}
+
+/// Connections whose frames are followed, and which are not closed.
+fn followed(scene: &Scene) -> Vec<(Http2Key, Http2Flow)> {
+    let maps = Maps::open_loaded(scene.cluster.world().pins()).unwrap();
+    maps.read_http2_flows().unwrap().into_values().collect()
+}
+
+/// Names of what leads interfaces of a network namespace to the programs.
+fn taps(scene: &Scene, netns: u64) -> Vec<String> {
+    let pins = std::fs::read_dir(scene.cluster.world().pins().taps()).unwrap();
+    let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with(&format!("{netns:x}-"))).collect()
+}
+
+#[test]
+fn a_pod_whose_interface_goes_while_it_moves_leaves_nothing() {
+    // What cannot be sent any more ends soon.
+    let hasty = json!({"metadata": {"annotations": {"balancer.dev/tcp-user-timeout": "1s"}}});
+    let Some(scene) = Scene::new("vanishing", 2, hasty) else { return };
+    let agent = scene.agent();
+    scene.until_active(&agent, &scene.ready(2));
+    let address = scene.cluster_ip();
+    let callers: Vec<Caller> =
+        (0..CLIENTS).map(|_| scene.caller(vec![address], Style::Long)).collect();
+    until_answered_by(&agent, &callers, 2);
+    let netns = followed(&scene)[0].0.netns;
+    assert!(!taps(&scene, netns).is_empty());
+    scene.scale(6);
+    agent.until(|status| status.http2.begun.values().sum::<u64>() > 0).unwrap();
+    let place = scene.cluster.kubelet().place(NAMESPACE, CLIENT).unwrap();
+    let vanish = || run("ip", &["link", "delete", "eth0"]).map_err(io::Error::other);
+    netns::within(&place.inside.namespace, vanish).unwrap();
+    let is_over = || followed(&scene).iter().all(|(key, _)| key.netns != netns);
+    agent.until(|_| is_over()).unwrap();
+    drop(callers);
+    let pods: Api<Pod> = Api::namespaced(scene.client(), NAMESPACE);
+    scene.cluster.run(pods.delete(CLIENT, &DeleteParams::default().grace_period(0))).unwrap();
+    agent.until(|_| taps(&scene, netns).is_empty()).unwrap();
+    let maps = Maps::open_loaded(scene.cluster.world().pins()).unwrap();
+    assert_eq!(maps.read_flows().unwrap(), BTreeMap::new());
+    assert_eq!(agent.status().unwrap().http2.latest_error, None);
 }

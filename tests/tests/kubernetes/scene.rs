@@ -33,7 +33,7 @@ use tonic::Streaming;
 /// The name of the deployment and its service.
 pub(crate) const SHOP: &str = "shop";
 /// The pod that clients are in.
-const CLIENT: &str = "client";
+pub(crate) const CLIENT: &str = "client";
 
 /// A cluster of two nodes.
 pub(crate) struct Scene {
