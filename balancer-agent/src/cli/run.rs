@@ -17,8 +17,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Threads of each runtime for what blocks: files, scrapes and sockets of pods.
 const BLOCKING_THREADS_MAX: usize = 4;
-/// What of kube's watchers is logged, unless the filter names them.
-const KUBE_FILTER: &str = "kube_runtime=error";
+/// What of kube's own is logged, unless the filter names it: both tell of every try, and of every error
+/// that they give to the agent as well.
+const KUBE_FILTERS: [(&str, &str); 2] =
+    [("kube_runtime", "kube_runtime=error"), ("kube_client", "kube_client=off")];
 /// How long a scrape that reads the maps is waited for at the end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -54,13 +56,10 @@ fn start_log(run: &Run) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&run.log_filter).with_context(|| {
         format!("--log-filter `{}`; hint: use a level such as `info` or `debug`", run.log_filter)
     })?;
-    // The agent tells of a watch that fails once; kube would tell of every try.
-    let filter = match KUBE_FILTER.parse() {
-        Ok(directive) if !run.log_filter.contains("kube_runtime") => {
-            filter.add_directive(directive)
-        }
-        _ => filter,
-    };
+    // The agent tells of each trouble of a watch once.
+    let quiet = KUBE_FILTERS.iter().filter(|(named, _)| !run.log_filter.contains(named));
+    let directives = quiet.filter_map(|(_, directive)| directive.parse().ok());
+    let filter = directives.fold(filter, EnvFilter::add_directive);
     let log = tracing_subscriber::fmt()
         .with_ansi(io::stderr().is_terminal())
         .with_env_filter(filter)

@@ -6,9 +6,13 @@ use super::{
     server::{NODES, SERVICES, SLICES, Verb, cut, event, status, status_object},
 };
 use serde_json::json;
+use std::time::Duration;
+use tokio::time::{interval, timeout};
 
 const A: &str = "shop/a:grpc";
 const B: &str = "shop/b:grpc";
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn synced() -> Cluster {
     let mut cluster = Cluster::start(two_services).await;
@@ -103,6 +107,24 @@ async fn failures_of_the_api_change_nothing_and_are_overcome() {
     cluster.await_services(|it| it.backends(A).len() == 3).await;
     assert_eq!(cluster.removed, [""; 0]);
     cluster.health.wait_for(|health| health.staleness_ms == 0).await;
+}
+
+/// kube's watcher tells of events only: that it watches again has to be heard from the answer.
+#[tokio::test]
+async fn a_watch_that_is_resumed_is_not_stale_though_nothing_happens() {
+    let cluster = synced().await;
+    cluster.server.fail(SLICES, Verb::Watch, status(500, "InternalError"));
+    cluster.server.cut(SLICES);
+    cluster.health.wait_for(|health| health.watches[1].errors > 0).await;
+    assert!(cluster.health.snapshot().watches[1].staleness_ms > 0);
+    let mut ticks = interval(Duration::from_millis(100));
+    let fresh = async {
+        while cluster.health.snapshot().staleness_ms > 0 {
+            ticks.tick().await;
+        }
+    };
+    timeout(PATIENCE, fresh).await.expect("the watch works again");
+    assert_eq!(cluster.server.asked(SLICES, Verb::List).len(), 1);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Request, State},
-    http::{Method, StatusCode},
+    http::{Method, StatusCode, Uri},
     response::Response,
 };
 use futures_util::StreamExt;
@@ -47,7 +47,7 @@ pub(super) struct Asked {
 
 /// A server on 127.0.0.1.
 pub(super) struct Server {
-    pub(super) url: axum::http::Uri,
+    pub(super) url: Uri,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }

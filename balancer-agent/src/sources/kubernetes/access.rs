@@ -1,7 +1,9 @@
 //! How the API is reached: by a kubeconfig, or by the pod's own service account.
 
+use http::{Request, StatusCode};
 use kube::{
     Client, Config,
+    client::Body,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use std::{
@@ -19,8 +21,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(150);
 /// The pause between two readings of the configuration. kube itself reads a token's file once a
 /// minute, and nothing else ever.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
-/// Status code "Unauthorized" (RFC 9110).
-const UNAUTHORIZED: u16 = 401;
 
 /// Why the API cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +59,8 @@ struct Renewing {
     kubeconfig: Option<PathBuf>,
     /// The client in force, and which one it is.
     current: RwLock<(u64, Client)>,
-    /// When the latest one was made.
-    renewed_at: tokio::sync::Mutex<Instant>,
+    /// When the configuration was last read again.
+    renewed_at: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// A client for the API: by `kubeconfig` if there is one, else by the pod's service account, else by
@@ -73,20 +73,73 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, AccessError> {
     let renewing = Arc::new(Renewing {
         kubeconfig: kubeconfig.map(Path::to_owned),
         current: RwLock::new((0, first)),
-        renewed_at: tokio::sync::Mutex::new(Instant::now()),
+        renewed_at: tokio::sync::Mutex::default(),
     });
     let service = tower::service_fn(move |request| {
         let renewing = Arc::clone(&renewing);
         async move {
             let (number, client) = renewing.current();
+            let again = copy(&request);
             let answer = client.send(request).await;
-            if answer.as_ref().map_or(true, |answer| answer.status() == UNAUTHORIZED) {
-                renewing.renew(number).await;
+            let refused = match &answer {
+                Ok(answer) => answer.status() == StatusCode::UNAUTHORIZED,
+                Err(_) => false,
+            };
+            if answer.is_ok() && !refused {
+                return answer;
+            }
+            let renewed = renewing.renew(number).await;
+            match again {
+                // Only what was refused is certain not to have been done.
+                Some(request) if refused && renewed => renewing.current().1.send(request).await,
+                _ => answer,
+            }
+        }
+    });
+    Ok(Client::new(service, namespace))
+}
+
+/// The same client, which calls `answered` whenever the API server has answered a request to watch with
+/// yes. kube's watcher keeps that to itself, and bookmarks too.
+pub(super) fn with_ear(client: Client, answered: impl Fn() + Clone + Send + 'static) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (client, answered) = (client.clone(), answered.clone());
+        async move {
+            let query = request.uri().query().unwrap_or_default();
+            let watches = query.split('&').any(|pair| pair == "watch=true");
+            let answer = client.send(request).await;
+            if watches && answer.as_ref().is_ok_and(|answer| answer.status().is_success()) {
+                answered();
             }
             answer
         }
     });
-    Ok(Client::new(service, namespace))
+    Client::new(service, namespace)
+}
+
+/// What mends an answer with this status code, for the end of an error.
+pub(super) fn hint(code: u16) -> &'static str {
+    match StatusCode::from_u16(code) {
+        Ok(StatusCode::UNAUTHORIZED) => {
+            "; hint: the API server does not take the agent's token or certificate (any more); \
+             have it replaced, as the kubelet does for pods: it is read again by itself"
+        }
+        Ok(StatusCode::FORBIDDEN) => {
+            "; hint: give the agent's account the rights in deploy/base/cluster-role.yaml; they \
+             count at the next try"
+        }
+        _ => "",
+    }
+}
+
+/// A request that can be sent a second time; none if its body is a stream.
+fn copy(request: &Request<Body>) -> Option<Request<Body>> {
+    let mut copy = Request::new(request.body().try_clone()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
 }
 
 // === impl Renewing ===
@@ -97,20 +150,27 @@ impl Renewing {
     }
 
     /// Reads the configuration again, unless somebody did since client `number` was made, or a
-    /// moment ago.
-    async fn renew(&self, number: u64) {
+    /// moment ago. Tells whether there is another client now.
+    async fn renew(&self, number: u64) -> bool {
         let mut renewed_at = self.renewed_at.lock().await;
-        if self.current().0 != number || renewed_at.elapsed() < RENEWAL_PAUSE {
-            return;
+        if self.current().0 != number {
+            return true;
         }
-        *renewed_at = Instant::now();
+        if renewed_at.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE) {
+            return false;
+        }
+        *renewed_at = Some(Instant::now());
         match connect(self.kubeconfig.as_deref()).await {
             Ok((_, client)) => {
                 let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
                 *current = (number + 1, client);
+                true
             }
             // Half-written, or away for a moment: the request that failed tells of the trouble.
-            Err(error) => tracing::debug!(%error, "the configuration cannot be read again"),
+            Err(error) => {
+                tracing::debug!(%error, "the configuration cannot be read again");
+                false
+            }
         }
     }
 }

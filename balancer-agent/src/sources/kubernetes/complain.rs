@@ -4,7 +4,7 @@
 //! the first agent writes it and the others find it there: one Event, whatever the number of nodes,
 //! with nothing but the right to create Events.
 
-use super::health::KubernetesHealth;
+use super::{access, health::KubernetesHealth};
 use crate::core::discovery::ObjectProblem;
 use k8s_openapi::{
     api::{core::v1::ObjectReference, events::v1::Event},
@@ -43,6 +43,9 @@ pub(super) async fn run(
             Ok(Ok(_)) => None,
             // 409: another agent, or an earlier one, has said it.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => None,
+            Ok(Err(kube::Error::Api(status))) => {
+                Some(format!("{status}{}", access::hint(status.code)))
+            }
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the API does not answer".into()),
         };

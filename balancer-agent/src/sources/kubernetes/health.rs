@@ -10,6 +10,10 @@ use tokio::{sync::watch, time::Instant};
 /// Most problems that are listed; all of them are counted.
 const PROBLEMS_SHOWN_MAX: usize = 100;
 
+/// How long a watch must have gone on to count as one that works: that the version is gone is told right
+/// behind the answer that all is well.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// What problems are about that are not about one of our annotations.
 const OTHER_PROBLEMS: [&str; 4] =
     ["unknown-annotation", "external-dns", "service", "endpoint-slice"];
@@ -105,6 +109,8 @@ struct Watch {
     scopes: Option<usize>,
     event_at: Option<Instant>,
     failing_since: Option<Instant>,
+    /// When the API server agreed to watch, unless there was an error since.
+    answered_at: Option<Instant>,
     lists: u64,
     restarts: u64,
     errors: u64,
@@ -219,6 +225,11 @@ impl KubernetesHealth {
         });
     }
 
+    /// Notes that the API server has agreed to watch. In a quiet cluster nothing else will come.
+    pub(super) fn note_answer(&self, kind: Kind) {
+        self.modify(kind, |watch| watch.answered_at = Some(Instant::now()));
+    }
+
     pub(super) fn note_list(&self, kind: Kind) {
         self.modify(kind, |watch| {
             watch.synced = true;
@@ -231,8 +242,9 @@ impl KubernetesHealth {
         let now = Instant::now();
         let mut first = false;
         self.modify(kind, |watch| {
-            first = watch.failing_since.is_none();
-            watch.failing_since.get_or_insert(now);
+            first = watch.failing_since(now).is_none();
+            watch.failing_since = watch.failing_since(now).or(Some(now));
+            watch.answered_at = None;
             watch.errors += 1;
             watch.error = Some((now, text));
         });
@@ -299,13 +311,19 @@ impl KubernetesHealth {
 // === impl Watch ===
 
 impl Watch {
+    /// Since when it fails; not one that has gone on for a while.
+    fn failing_since(&self, now: Instant) -> Option<Instant> {
+        let settled = self.answered_at.is_some_and(|at| now.duration_since(at) >= SETTLED);
+        self.failing_since.filter(|_| !settled)
+    }
+
     fn report(&self, kind: Kind, now: Instant) -> WatchHealth {
         let age = |at: Instant| ms(now.saturating_duration_since(at));
         WatchHealth {
             kind,
             synced: self.synced,
             last_event_age_ms: self.event_at.map(age),
-            staleness_ms: match self.failing_since {
+            staleness_ms: match self.failing_since(now) {
                 // Changes may have gone unseen since the last sign of life.
                 Some(since) => age(self.event_at.unwrap_or(since)),
                 None => 0,
@@ -362,6 +380,29 @@ mod tests {
         let waiting: Vec<_> = report.waiting().collect();
         let slices = "endpoint-slices of Kubernetes (list: forbidden)";
         assert_eq!(waiting, ["services of Kubernetes", slices]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_goes_on_is_not_stale_though_nothing_happens() {
+        let health = KubernetesHealth::default();
+        let kind = Kind::Services;
+        let staleness_ms = || health.snapshot().watches[kind as usize].staleness_ms;
+        let fails = || health.note_error(kind, "cut".into());
+        health.note_event(kind);
+        assert!(fails());
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!(staleness_ms(), 60_000);
+        // That the version is gone comes right behind the answer.
+        health.note_answer(kind);
+        assert!(!fails(), "it is the same trouble");
+        tokio::time::advance(SETTLED).await;
+        assert_eq!(staleness_ms(), 62_000);
+        health.note_answer(kind);
+        assert_eq!(staleness_ms(), 62_000);
+        tokio::time::advance(SETTLED).await;
+        assert_eq!(staleness_ms(), 0);
+        assert!(fails(), "another trouble");
+        assert!(staleness_ms() > 0);
     }
 
     #[test]

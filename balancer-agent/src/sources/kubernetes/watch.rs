@@ -5,6 +5,7 @@
 //! were lost because they could not be read. Here those end the watcher, and the next one lists.
 
 use super::{
+    access,
     guard::Guarded,
     health::{Kind, KubernetesHealth},
     pace::Paced,
@@ -14,7 +15,7 @@ use kube::{
     Api, Client, Resource,
     runtime::watcher::{self, Error, Event},
 };
-use std::{fmt::Debug, pin::pin};
+use std::{collections::BTreeSet, fmt::Debug, pin::pin};
 use tokio::{sync::mpsc, time::Instant};
 
 /// What the watches of a source share.
@@ -48,6 +49,8 @@ impl Watches {
         K: Resource<DynamicType = ()>,
     {
         let Self { client, health, pauses } = self.clone();
+        let ear = health.clone();
+        let client = access::with_ear(client, move || ear.note_answer(kind));
         Watched { kind, api: Api::all(client), config, health, pauses }
     }
 }
@@ -67,6 +70,7 @@ where
     ) {
         let Self { kind, api, config, health, pauses } = self;
         let mut patience = Patience::new(pauses);
+        let mut logged = BTreeSet::new();
         loop {
             let stream = pin!(watcher::watcher(api.clone(), config.clone()));
             let mut events = Paced::new(stream);
@@ -92,6 +96,11 @@ where
                 };
                 let text = describe(&error);
                 if health.note_error(kind, text.clone()) {
+                    logged.clear();
+                }
+                // Once each: an API server that is back and says no is another trouble than one that is
+                // away, and what comes in turns would fill the log.
+                if logged.insert(code(&error)) {
                     tracing::warn!(
                         kind = kind.name(),
                         error = text,
@@ -130,6 +139,17 @@ fn begins_anew(error: &Error) -> bool {
     }
 }
 
+/// The status code of what the API answered; none if it gave no answer, or one that makes no sense.
+fn code(error: &Error) -> Option<u16> {
+    match error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
+}
+
 /// The error with its causes, as the API's own words where there are some.
 fn describe(error: &Error) -> String {
     let (act, cause) = match error {
@@ -137,12 +157,12 @@ fn describe(error: &Error) -> String {
         Error::WatchStartFailed(cause) => ("start the watch", cause),
         Error::WatchFailed(cause) => ("watch", cause),
         Error::WatchError(status) => {
-            return format!("watch: {} ({} {})", status.message, status.code, status.reason);
+            return format!("watch: {}", answered(status));
         }
         Error::NoResourceVersion => return "the answer has no resourceVersion".into(),
     };
     if let kube::Error::Api(status) = cause {
-        return format!("{act}: {} ({} {})", status.message, status.code, status.reason);
+        return format!("{act}: {}", answered(status));
     }
     let mut text = format!("{act}: {cause}");
     let mut source = std::error::Error::source(cause);
@@ -156,4 +176,10 @@ fn describe(error: &Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// What the API server answered, and what to do about it.
+fn answered(status: &kube::core::Status) -> String {
+    let kube::core::Status { message, code, reason, .. } = status;
+    format!("{message} ({code} {reason}){}", access::hint(*code))
 }
