@@ -18,6 +18,7 @@ pub mod greeter;
 pub mod grpc;
 pub mod interop;
 pub mod manifests;
+pub mod pings;
 pub mod scrape;
 pub mod trouble;
 pub mod verified;

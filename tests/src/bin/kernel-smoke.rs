@@ -21,6 +21,7 @@ use balancer_agent::{
         bpffs::PinRoot,
         cgroup,
         hooks::{self, Taken},
+        http2::{self, Attachment},
         loader::{self, Loaded},
     },
     sources::pods::scan::{Places, scan},
@@ -30,7 +31,7 @@ use balancer_common::{
     pod::Skip,
     reason::Reason,
 };
-use balancer_tests::{backend::Backend, verified};
+use balancer_tests::{backend::Backend, pings, verified};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::Serialize;
 use std::{
@@ -54,6 +55,9 @@ const LIMITS: Limits = Limits {
 };
 const PORT: u16 = 50_051;
 const BACKENDS: u8 = 4;
+/// The frontend and the backend of the service whose connections are followed.
+const FOLLOWED: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 96, 1, 0)), PORT);
+const ANSWERING: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 20)), PORT);
 const DIALS: usize = 32;
 const DIAL_S_MAX: u64 = 10;
 const USER_TIMEOUT_MS: u32 = 20_000;
@@ -64,6 +68,8 @@ struct Smoke {
     loads: bool,
     attaches: bool,
     balanced: bool,
+    /// Whether a connection has moved; unknown where none can be.
+    moved: Option<bool>,
     degraded: Vec<String>,
     toolchain: String,
     verified: BTreeMap<String, u32>,
@@ -98,6 +104,7 @@ fn run(smoke: &mut Smoke) -> anyhow::Result<()> {
         .map(|host| Backend::start(SocketAddr::new(Ipv4Addr::new(127, 0, 0, host).into(), PORT)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let addresses: Vec<_> = backends.iter().map(Backend::address).collect();
+    pings::serve(ANSWERING)?;
     declare(&mut loaded, &addresses)?;
     for policy in Policy::ALL {
         check_spread(policy, vip(policy))?;
@@ -110,6 +117,13 @@ fn run(smoke: &mut Smoke) -> anyhow::Result<()> {
         "a dial of no frontend must go where the application asked, where nobody listens"
     );
     check_counts(&loaded)?;
+    if !loaded.http2.is_empty() {
+        smoke.moved = Some(false);
+        http2::install(&loaded, &pins)?;
+        http2::tap(&pins, "lo", Attachment::Best)?;
+        pings::check_move(&loaded, FOLLOWED).context("move a connection")?;
+        smoke.moved = Some(true);
+    }
 
     let mut again = loader::load(&pins, &LIMITS, 0).context("load beside running programs")?;
     let run = verified::run(&mut again)?;
@@ -156,6 +170,17 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
             user_timeout_ms: NonZeroU32::new(USER_TIMEOUT_MS),
             keepalive: Some(keepalive),
             drain_timeout_s: None,
+        });
+    }
+    if let Some(first) = services.first() {
+        let state = EndpointState::Active;
+        let backend = Endpoint { address: ANSWERING, weight: 1, state };
+        services.push(Service {
+            name: ServiceName::new("followed")?,
+            frontends: [FrontendSource::Fixed(FOLLOWED)].into(),
+            backends: [BackendSource::Fixed(backend)].into(),
+            http2: true,
+            ..first.clone()
         });
     }
     let mut core = Core::new(LIMITS, 0, [Source::File]);

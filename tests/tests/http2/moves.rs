@@ -1,6 +1,9 @@
 //! Real gRPC over a pair of interfaces between two network namespaces: clients move, and no call fails.
 
-use balancer_agent::datapath::http2::{self, Attachment};
+use balancer_agent::datapath::{
+    bpffs::PinRoot,
+    http2::{self, Attachment},
+};
 use balancer_common::http2::{
     Http2Request,
     flow::{Http2Flow, Http2Key},
@@ -22,6 +25,7 @@ use nix::{
     unistd::gettid,
 };
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::Path,
@@ -148,6 +152,20 @@ fn keep_moving(fixture: &mut Fixture, servers: &[EchoServer]) {
     }
 }
 
+/// The pod's namespace is gone, or will be in a moment: nothing stays pinned for its interface.
+fn forget(pins: &PinRoot, attachment: Attachment) {
+    if attachment == Attachment::Filter {
+        http2::sweep(pins, None).unwrap();
+        assert_eq!(http2::taps(pins), 2, "nobody has said that the namespace is gone");
+    }
+    let deadline = Instant::now() + Duration::from_secs(FOLLOW_S_MAX);
+    while http2::taps(pins) > 0 {
+        http2::sweep(pins, Some(&BTreeSet::new())).unwrap();
+        assert!(Instant::now() < deadline, "{} pins stay", http2::taps(pins));
+        std::thread::yield_now();
+    }
+}
+
 async fn load(
     pod: &Path,
     target: SocketAddr,
@@ -223,6 +241,7 @@ fn a_client_moves_and_no_call_fails() {
             runtime.unwrap().block_on(load)
         });
         await_ends();
+        forget(fixture.world().pins(), attachment);
         let name = family.name;
         println!("{name}, {streams} streams: {MOVES} moves, {} calls", tally.replied());
         // hyper cancels what its dispatcher holds when a GOAWAY comes, a server's own one included: with several

@@ -51,6 +51,9 @@ pub(super) struct Smoke {
     pub(super) attaches: bool,
     /// Connections were spread as they should be.
     pub(super) balanced: bool,
+    /// A followed connection moved, with real packets; nothing where none can be followed.
+    #[serde(default)]
+    pub(super) moved: Option<bool>,
     /// What this kernel lacks, and so works in a lesser way.
     #[serde(default)]
     pub(super) degraded: Vec<String>,

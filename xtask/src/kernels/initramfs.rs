@@ -2,7 +2,11 @@
 //!
 //! Written here rather than by cpio(1), which would need root to make the console's device node.
 
-use std::{fs, io::Write as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -21,6 +25,9 @@ mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
+for module in /modules/*.ko; do
+    if [ -e "$module" ]; then insmod "$module"; fi
+done
 echo "BOOTED $(uname -r)"
 /bin/program
 echo "EXIT $?"
@@ -28,24 +35,30 @@ poweroff -f
 "#;
 
 const DIRECTORY: u32 = 0o040_755;
+const FILE: u32 = 0o100_644;
 const EXECUTABLE: u32 = 0o100_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Writes the archive to `path`, with `program` as the program under test.
-pub(super) fn write(path: &Path, program: &Path) -> Result<()> {
+/// Writes the archive to `path`, with `program` as the program under test, and modules that are loaded before it.
+pub(super) fn write(path: &Path, program: &Path, modules: &[PathBuf]) -> Result<()> {
     let busybox = process::find_in_path("busybox").context("busybox is not in PATH")?;
     let busybox = static_program(&busybox).context(
         "the guests need a busybox without shared libraries\nhint: sudo apt-get install -y busybox-static",
     )?;
     let program = static_program(program)?;
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "proc", "sys", "tmp", "run", "etc"] {
+    for directory in ["bin", "dev", "proc", "sys", "tmp", "run", "etc", "modules"] {
         archive.add(directory, DIRECTORY, (0, 0), &[]);
     }
     // The kernel opens it for process 1 before devtmpfs is mounted.
     archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
     archive.add("bin/busybox", EXECUTABLE, (0, 0), &busybox);
     archive.add("bin/program", EXECUTABLE, (0, 0), &program);
+    for module in modules {
+        let name = module.file_name().context("a module has a name")?.to_string_lossy();
+        let content = fs::read(module).with_context(|| format!("read {}", module.display()))?;
+        archive.add(&format!("modules/{name}"), FILE, (0, 0), &content);
+    }
     archive.add("init", EXECUTABLE, (0, 0), INIT.as_bytes());
     let mut file = fs::File::create(path).with_context(|| format!("create {}", path.display()))?;
     file.write_all(&archive.finish()).with_context(|| format!("write {}", path.display()))

@@ -54,6 +54,42 @@ fn newest_image(directory: &Path, kernel: &Kernel) -> Option<Image> {
         .max_by_key(|image| version_key(&image.version))
 }
 
+/// The modules that the guest of `kernel` loads: out of its package, which is kept beside the image.
+pub(super) fn modules(kernel: &Kernel, image: &Image, cache: &Path) -> Result<Vec<PathBuf>> {
+    let directory = cache.join(kernel.name);
+    let kept = directory.join(format!("modules-{}", image.version));
+    let place = |module: &&str| kept.join(Path::new(module).file_name().unwrap_or_default());
+    let places: Vec<PathBuf> = kernel.modules.iter().map(place).collect();
+    if places.iter().all(|place| place.exists()) {
+        return Ok(places);
+    }
+    let package = package_of(&directory, &image.version)?;
+    let unpacked = directory.join("unpacked");
+    process::output(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked))?;
+    fs::create_dir_all(&kept).with_context(|| format!("create {}", kept.display()))?;
+    for (module, place) in kernel.modules.iter().zip(&places) {
+        let from = unpacked.join("lib/modules").join(&image.version).join("kernel").join(module);
+        fs::copy(&from, place).with_context(|| format!("copy {}", from.display()))?;
+    }
+    fs::remove_dir_all(&unpacked).context("remove the unpacked package")?;
+    Ok(places)
+}
+
+/// The kept package of this version.
+fn package_of(directory: &Path, version: &str) -> Result<PathBuf> {
+    let apt = directory.join("apt");
+    let suites = apt.read_dir().with_context(|| format!("read {}", apt.display()))?;
+    let is_meant = |name: &str| name.contains(&format!("-{version}_")) && name.ends_with(".deb");
+    suites
+        .filter_map(Result::ok)
+        .find_map(|suite| find_file(&suite.path().join("archives"), is_meant).ok())
+        .with_context(|| {
+            format!(
+                "the package of kernel {version} is not kept\nhint: `cargo xtask test-kernels --refresh` fetches it"
+            )
+        })
+}
+
 fn fetch(kernel: &Kernel, directory: &Path) -> Result<()> {
     let sources = debian::sources(Path::new("/etc/apt"));
     let mut failures = Vec::new();

@@ -58,7 +58,7 @@ impl Row {
         Self { kernel, verdict, version, booted, smoke: result.and_then(Result::ok), elapsed }
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; 9] {
         let yes = |value: bool| if value { "yes" } else { "**no**" }.to_owned();
         let of = |part: fn(&Smoke) -> bool| {
             self.smoke.as_ref().map_or_else(|| "-".into(), |smoke| yes(part(smoke)))
@@ -79,6 +79,7 @@ impl Row {
             of(|smoke| smoke.loads),
             of(|smoke| smoke.attaches),
             of(|smoke| smoke.balanced),
+            self.smoke.as_ref().and_then(|smoke| smoke.moved).map_or_else(|| "-".into(), yes),
             degraded,
             format!("{:.1}", self.elapsed.as_secs_f64()),
         ]
@@ -101,8 +102,17 @@ fn judge(console: &Console) -> Verdict {
     }
 }
 
-const HEADER: [&str; 8] =
-    ["kernel", "stands for", "boots", "loads", "attaches", "balanced", "degraded", "seconds"];
+const HEADER: [&str; 9] = [
+    "kernel",
+    "stands for",
+    "boots",
+    "loads",
+    "attaches",
+    "balanced",
+    "moves",
+    "degraded",
+    "seconds",
+];
 
 /// The table for a terminal.
 pub(super) fn table(rows: &[Row]) -> String {
