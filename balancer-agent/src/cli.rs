@@ -4,6 +4,7 @@
 
 pub mod arguments;
 mod backends;
+pub mod bar;
 mod check;
 mod config;
 mod connections;

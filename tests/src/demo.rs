@@ -39,7 +39,8 @@ pub enum Outcome {
 /// # Errors
 /// Names the step that failed, which is then no claim's fault.
 pub fn run() -> anyhow::Result<Outcome> {
-    interruptible(play())
+    let subtitle = format!("{} gRPC backends, {} clients", acts::BACKENDS, acts::CLIENTS);
+    interruptible(play(&subtitle, Stage::new, all_acts))
 }
 
 /// Plays on a runtime of its own until the end, or until a signal.
@@ -59,17 +60,18 @@ fn interruptible(play: impl Future<Output = anyhow::Result<Outcome>>) -> anyhow:
     })
 }
 
-async fn play() -> anyhow::Result<Outcome> {
+/// Plays acts on a stage of theirs: what is said before and behind them, and what is left where one fails.
+async fn play(
+    subtitle: &str,
+    stage: impl FnOnce() -> anyhow::Result<Stage>,
+    acts: impl AsyncFnOnce(&mut Stage, &mut Screen) -> anyhow::Result<Outcome>,
+) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let mut screen = Screen::new();
     let title = screen.paint(Style::Bold, "balancer demo");
-    screen.print(&[format!(
-        "\n  {title}  {} gRPC backends, {} clients, one address: {VIP}",
-        acts::BACKENDS,
-        acts::CLIENTS
-    )]);
-    let mut stage = Stage::new()?;
-    let outcome = all_acts(&mut stage, &mut screen).await;
+    screen.print(&[format!("\n  {title}  {subtitle}, one address: {VIP}")]);
+    let mut stage = stage()?;
+    let outcome = acts(&mut stage, &mut screen).await;
     if outcome.is_err() {
         screen.print(&stage.logs());
     }
@@ -90,7 +92,5 @@ async fn all_acts(stage: &mut Stage, screen: &mut Screen) -> anyhow::Result<Outc
     acts::drain(stage, screen, &mut claims).await.context("act 4")?;
     acts::kill_and_restart(stage, screen, &mut claims).await.context("act 5")?;
     acts::finish(stage, screen, &mut claims).await.context("the end")?;
-    screen.heading("What was shown");
-    claims.summarise(screen);
-    Ok(if claims.hold() { Outcome::Proved } else { Outcome::Refuted })
+    Ok(claims.conclude(screen))
 }

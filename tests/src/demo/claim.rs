@@ -1,6 +1,6 @@
 //! What the demo claims: each sentence carries what was measured, and whether it held.
 
-use super::screen::Screen;
+use super::{Outcome, screen::Screen};
 
 /// One claim and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,14 +25,16 @@ impl Claims {
         !self.0.is_empty() && self.0.iter().all(|claim| claim.holds)
     }
 
-    /// Shows all of them together.
-    pub fn summarise(&self, screen: &mut Screen) {
+    /// Shows all of them together, and says what they come to.
+    pub fn conclude(&self, screen: &mut Screen) -> Outcome {
+        screen.heading("What was shown");
         for claim in &self.0 {
             screen.verdict(claim.holds, &claim.text);
         }
         let held = self.0.iter().filter(|claim| claim.holds).count();
         screen.say("");
         screen.verdict(self.hold(), &format!("{held} of {} claims held", self.0.len()));
+        if self.hold() { Outcome::Proved } else { Outcome::Refuted }
     }
 }
 

@@ -80,9 +80,7 @@ async fn all_acts(stage: &mut Stage<'_>, screen: &mut Screen) -> anyhow::Result<
     acts::scale_up(stage, screen, &mut claims).await.context("act 3")?;
     acts::roll(stage, screen, &mut claims, &without).await.context("act 4")?;
     acts::finish(stage, screen, &mut claims).await.context("the end")?;
-    screen.heading("What was shown");
-    claims.summarise(screen);
-    Ok(if claims.hold() { Outcome::Proved } else { Outcome::Refuted })
+    Ok(claims.conclude(screen))
 }
 
 /// Tells when a signal asks for the end. A thread of its own listens, as the cluster's runtime does

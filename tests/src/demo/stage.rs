@@ -4,7 +4,7 @@ use super::{
     agent::{Agent, AgentFiles, Member},
     screen::{Screen, Style},
     spread::Spread,
-    table::{self, Row, is_bar},
+    table::{self, Row},
 };
 use crate::{
     cluster::{
@@ -20,6 +20,7 @@ use crate::{
     world::World,
 };
 use anyhow::Context;
+use balancer_agent::cli::bar::is_bar;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},

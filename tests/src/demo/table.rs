@@ -1,10 +1,11 @@
 //! The tables of backends and of pods, with a bar for each one's requests.
 
 use super::spread::{Spread, share};
+use balancer_agent::cli::bar;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 /// Cells of the longest bar.
-pub const BAR_CELLS: usize = 22;
+pub const BAR_CELLS: u16 = 22;
 
 /// What is shown of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,49 +85,15 @@ pub fn summary(spread: &Spread) -> String {
     )
 }
 
-/// A bar that fills `share` of [`BAR_CELLS`], to an eighth of a cell.
+/// A bar that fills `share` of [`BAR_CELLS`].
 pub fn bar(share: f64) -> String {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a number from 0 to 8 times the cells of a bar"
-    )]
-    let eighths = (share.clamp(0.0, 1.0) * (BAR_CELLS * 8) as f64).round() as usize;
-    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
-}
-
-/// Whether a character is part of a bar.
-pub fn is_bar(character: char) -> bool {
-    ('▉'..='▏').contains(&character) || character == '█'
+    bar::bar(share, BAR_CELLS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::screen::COLUMNS;
     use super::*;
-
-    #[test]
-    #[expect(clippy::cast_precision_loss, reason = "a bar has few cells")]
-    fn bars() {
-        let full = "█".repeat(BAR_CELLS);
-        let cells = |number: f64| number / BAR_CELLS as f64;
-        let cases = [
-            (0.0, String::new()),
-            (cells(1.0), "█".into()),
-            (cells(2.5), "██▌".into()),
-            (cells(0.125), "▏".into()),
-            (1.0, full.clone()),
-            (7.0, full),
-            (f64::NAN, String::new()),
-        ];
-        for (share, expected) in cases {
-            let bar = bar(share);
-            assert_eq!(bar, expected, "{share}");
-            assert!(bar.chars().all(is_bar));
-        }
-    }
 
     #[test]
     fn tables_fit_the_terminal() {
@@ -144,12 +111,12 @@ mod tests {
         for line in &lines {
             assert!(line.chars().count() <= COLUMNS, "{line}");
         }
-        assert!(lines[1].ends_with(&"█".repeat(BAR_CELLS)), "{lines:?}");
+        assert!(lines[1].ends_with(&"█".repeat(BAR_CELLS.into())), "{lines:?}");
         assert!(lines[1].contains("66.7 %") && lines[3].contains("0.0 %"), "{lines:?}");
 
         let name = "a-deployment-5b7cc4599c-abcde".to_owned();
         let lines = pod_lines(&[PodRow { name, requests: 9_999_999, remark: "new" }]);
-        assert!(lines[1].ends_with(&"█".repeat(BAR_CELLS)), "{lines:?}");
+        assert!(lines[1].ends_with(&"█".repeat(BAR_CELLS.into())), "{lines:?}");
         assert!(lines.iter().all(|line| line.chars().count() <= COLUMNS), "{lines:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! How `top` looks.
 
 use super::readings::{BackendRow, Sample};
+use crate::cli::bar::bar;
 use ratatui::{
     Frame,
     layout::{Constraint, Layout},
@@ -10,7 +11,7 @@ use ratatui::{
 };
 
 /// Cells of the longest bar.
-const BAR_CELLS: usize = 20;
+const BAR_CELLS: u16 = 20;
 /// The columns, as tables of other commands name theirs: `#` for numbers.
 pub(super) const HEADINGS: [&str; 10] = [
     "backend",
@@ -47,25 +48,12 @@ pub(super) fn cells(row: &BackendRow) -> Vec<String> {
         milliseconds(row.p99_ms),
         row.failures.to_string(),
         format!("{:.1} %", row.share * 100.0),
-        bar(row.share),
+        bar(row.share, BAR_CELLS),
     ]
 }
 
 fn milliseconds(ms: Option<f64>) -> String {
     ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.2}"))
-}
-
-/// A bar, to an eighth of a cell.
-fn bar(share: f64) -> String {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a number from 0 to 8 times the cells of a bar"
-    )]
-    let eighths = (share.clamp(0.0, 1.0) * (BAR_CELLS * 8) as f64).round() as usize;
-    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
 // === impl View ===
