@@ -16,6 +16,7 @@ pub mod node;
 pub mod objects;
 pub mod sandbox;
 pub mod server;
+pub mod token;
 pub mod version;
 pub mod workload;
 
@@ -30,6 +31,7 @@ use std::{
     cell::{Ref, RefCell},
     net::Ipv4Addr,
     path::PathBuf,
+    time::Duration,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -131,6 +133,19 @@ impl Cluster {
     /// When there is no such account.
     pub fn account_kubeconfig(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
         self.run(self.control_plane.borrow().account_kubeconfig(namespace, name))
+    }
+
+    /// A token of a service account that is taken for `life` from now on.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub fn brief_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        life: Duration,
+    ) -> anyhow::Result<String> {
+        self.run(self.control_plane.borrow().brief_token(namespace, name, life))
     }
 
     /// Ends the API server by SIGKILL.

@@ -4,6 +4,7 @@ use super::{
     certificates::Certificates,
     kubeconfig::{self, Identity},
     server::Server,
+    token,
     version::Version,
 };
 use anyhow::{Context, ensure};
@@ -170,6 +171,26 @@ impl ControlPlane {
         Ok(path)
     }
 
+    /// A token of a service account that is taken for `life` from now on.
+    ///
+    /// # Errors
+    /// When there is no such account.
+    pub async fn brief_token(
+        &self,
+        namespace: &str,
+        name: &str,
+        life: Duration,
+    ) -> anyhow::Result<String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
+        let account = accounts
+            .get(name)
+            .await
+            .with_context(|| format!("look for the account {namespace}/{name}"))?;
+        let uid = account.metadata.uid.context("an account has a UID")?;
+        let key = fs::read_to_string(self.certificates.path("accounts.key"))?;
+        token::brief(&key, (namespace, name, &uid), life)
+    }
+
     async fn ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(READY_S_MAX);
         let mut ticks = interval(Duration::from_millis(ASK_MS));
@@ -226,7 +247,6 @@ impl ControlPlane {
             "--disable-admission-plugins=ServiceAccount",
             // 127.0.0.1 would be refused as the address of the Service `kubernetes`.
             "--endpoint-reconciler-type=none",
-            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
             "--profiling=false",
         ];
         let mut arguments: Vec<String> = fixed.map(String::from).into();
@@ -238,6 +258,7 @@ impl ControlPlane {
             certificates.argument("service-account-key-file", "accounts.pub"),
             certificates.argument("service-account-signing-key-file", "accounts.key"),
             format!("--cert-dir={}", self.directory.display()),
+            format!("--service-account-issuer={}", token::ISSUER),
         ]);
         arguments
     }

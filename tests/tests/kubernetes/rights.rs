@@ -35,6 +35,10 @@ pub(crate) const ACCOUNT: (&str, &str) = ("balancer-system", "balancer-agent");
 pub(crate) const KINDS: [&str; 4] =
     ["Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"];
 
+/// What mends a missing right.
+const RIGHTS_HINT: &str =
+    "hint: give the agent's account the rights in deploy/base/cluster-role.yaml";
+
 /// Makes what the manifests say of the account, and gives its kubeconfig.
 pub(crate) fn account(scene: &Scene, kinds: &[&str]) -> PathBuf {
     let rendered = manifests::render(&deploy("base")).unwrap();
@@ -109,7 +113,8 @@ fn an_account_without_rights_is_told_of_and_heals() {
     let is_denied = |kind: Kind, report: &KubernetesReport| {
         let watch = report.watches.iter().find(|it| it.kind == kind).unwrap();
         let error = watch.last_error.as_deref().unwrap_or_default();
-        !watch.synced && error.contains("forbidden") && error.contains("balancer-agent")
+        let words = ["forbidden", "balancer-agent", RIGHTS_HINT];
+        !watch.synced && words.into_iter().all(|word| error.contains(word))
     };
     agent
         .until(|status| {
@@ -133,6 +138,7 @@ fn an_account_without_rights_is_told_of_and_heals() {
     let forbidden = |line: &&str| line.contains("WARN") && line.contains("forbidden");
     let kinds = Kind::OF_SERVICES.len() + Kind::OF_PODS.len();
     assert_eq!(log.lines().filter(forbidden).count(), kinds, "{log}");
+    assert!(!log.contains("ERROR"), "kube tells of every try: {log}");
     account(&scene, &KINDS[3..]);
     until_all_synced(&agent);
     scene.until_active(&agent, &scene.ready(2));
