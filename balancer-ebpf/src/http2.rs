@@ -8,6 +8,7 @@ mod held;
 mod inbound;
 mod outbound;
 mod packet;
+mod places;
 mod request;
 mod streams;
 mod totals;

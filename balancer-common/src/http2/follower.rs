@@ -66,12 +66,11 @@ impl<'b> Follower<'b> {
         let place = kept.and_then(|Keep { at, length }| {
             self.bytes.get_mut(at as usize..(at + length) as usize)
         });
-        match place {
-            Some(place) => place.copy_from_slice(piece),
-            None => {
-                self.track.held = 0;
-                self.track.lose(TORN);
-            }
+        if let Some(place) = place {
+            place.copy_from_slice(piece);
+        } else {
+            self.track.held = 0;
+            self.track.lose(TORN);
         }
     }
 

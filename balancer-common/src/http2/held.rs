@@ -128,7 +128,7 @@ impl Ranges {
     pub fn end_of(&self, seq: u32) -> u64 {
         for range in &self.ranges {
             if distance(range.from, seq) >= 0 && distance(seq, range.to) > 0 {
-                return range.to as u64;
+                return u64::from(range.to);
             }
         }
         NOTHING
@@ -141,8 +141,9 @@ impl Ranges {
         let mut nearest = NOTHING;
         for range in &self.ranges {
             let off = distance(seq, range.from);
-            if range.from != range.to && off > 0 && (off.unsigned_abs() as u64) < nearest {
-                nearest = off.unsigned_abs() as u64;
+            let hole = u64::from(off.unsigned_abs());
+            if range.from != range.to && off > 0 && hole < nearest {
+                nearest = hole;
             }
         }
         nearest

@@ -1,7 +1,7 @@
 //! The connections whose frames are followed: made when established, changed under their gate, removed
 //! with both locks taken.
 
-use super::{held, totals};
+use super::{places, totals};
 use crate::{context, lookup, maps};
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_loop, programs::SockOpsContext};
 use balancer_common::{
@@ -258,7 +258,7 @@ fn remove(key: &Http2Key, flow: FlowRef) -> bool {
         // Whoever reads the entry meanwhile finds the counters in the totals or here, not twice for long.
         flow.set(SETTLED);
     }
-    held::give_back(flow);
+    places::give_back(flow);
     maps::HTTP2_FLOWS.remove(key).is_ok()
 }
 

@@ -1,71 +1,25 @@
 //! Bytes behind a hole: kept in a place of the connection's own, and walked once the hole is filled.
-//!
-//! A place belongs to whoever put its name there by a compare-and-swap, and is touched only between another
-//! one that makes it busy and a third that ends this. So the place of a connection that was forgotten can be
-//! taken by another one: should its owner come back, it finds another name, and has lost its bytes.
 
 use super::{
-    flows::{FlowRef, swap},
+    flows::FlowRef,
     packet::Packet,
+    places::{self, Place},
     walk::{self, GOES_ON, INVALID, Position},
 };
-use crate::{context, maps};
+use crate::context;
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{bpf_loop, bpf_skb_load_bytes},
     programs::TcContext,
 };
-use balancer_common::{
-    abi,
-    http2::{
-        flow::Http2Flow,
-        frame::HEAD_BYTES,
-        grid::Bytes,
-        held::{self, HELD_BUSY, HELD_OF_CLIENT, HELD_WINDOW, Held, NOTHING, Store},
-        track::{HOMELESS, TORN, Track},
-    },
-    pick::mix,
+use balancer_common::http2::{
+    flow::Http2Flow,
+    frame::HEAD_BYTES,
+    grid::Bytes,
+    held::{self, HELD_WINDOW, Held, NOTHING, Store},
+    track::{HOMELESS, TORN},
 };
 use core::{arch::asm, ffi::c_void, ptr};
-
-/// A place in which nothing was kept for so long was forgotten: TCP repeats what was lost after 200 ms to a
-/// few seconds.
-const STALE_NS: u64 = 60_000_000_000;
-
-/// A place of which the name is ours, and marked as busy.
-#[derive(Clone, Copy)]
-struct Place(*mut Held);
-
-impl Place {
-    /// Makes a place busy, if its owner is as expected.
-    #[inline(always)]
-    fn open(held: *mut Held, expected: u64, owner: u64) -> Option<Self> {
-        // SAFETY: an aligned word of the map's memory.
-        let found = unsafe { swap(&raw mut (*held).owner, expected, owner | HELD_BUSY) };
-        (found == expected).then_some(Self(held))
-    }
-
-    /// Leaves it to its owner, or to anybody if that is zero.
-    #[inline(always)]
-    fn close(self, busy: u64, owner: u64) {
-        // SAFETY: as in `open`. Nobody else changes the word of a busy place.
-        unsafe { swap(&raw mut (*self.0).owner, busy | HELD_BUSY, owner) };
-    }
-}
-
-/// The name under which a direction of a connection has its place.
-#[inline(always)]
-fn owner_of(flow: FlowRef, from_client: bool) -> u64 {
-    // SAFETY: written before the entry is inserted, and never again.
-    let cookie = unsafe { ptr::read_volatile(&raw const (*flow.0).cookie) };
-    (cookie & !(HELD_BUSY | HELD_OF_CLIENT)) | if from_client { HELD_OF_CLIENT } else { 0 }
-}
-
-#[inline(always)]
-fn track_of(flow: FlowRef, from_client: bool) -> *mut Track {
-    // SAFETY: only an address is taken.
-    unsafe { if from_client { &raw mut (*flow.0).outbound } else { &raw mut (*flow.0).inbound } }
-}
 
 /// Keeps a segment behind a hole, or marks the track as lost. The caller holds the lock of this track.
 #[inline(always)]
@@ -96,11 +50,15 @@ pub unsafe extern "C" fn http2_keep(
     }
     let flow = FlowRef(flow);
     let from_client = Position((position_and_length >> 32) as u32).is_of_client();
-    let track = track_of(flow, from_client);
-    let owner = owner_of(flow, from_client);
+    let track = places::track_of(flow, from_client);
+    let owner = places::owner_of(flow, from_client);
     // SAFETY: the caller holds the lock under which the track is changed.
     unsafe {
-        let place = if (*track).held == 0 { take(flow, track, owner) } else { own(track, owner) };
+        let place = if (*track).held == 0 {
+            places::take(flow, track, owner)
+        } else {
+            places::own(track, owner)
+        };
         let Some(place) = place else {
             (*track).held = 0;
             (*track).lose(HOMELESS);
@@ -165,46 +123,6 @@ pub unsafe extern "C" fn http2_held_hole(held: *mut Held, seq: u32) -> u64 {
     }
     // SAFETY: as the caller promises.
     unsafe { (*held).ranges.hole_at(seq) }
-}
-
-/// The place that the track has.
-#[inline(always)]
-unsafe fn own(track: *mut Track, owner: u64) -> Option<Place> {
-    // SAFETY: the caller holds the lock under which the track is changed.
-    let index = unsafe { (*track).held }.wrapping_sub(1);
-    Place::open(maps::HTTP2_HELD.get_ptr_mut(index)?, owner, owner)
-}
-
-/// A free place, or one that was forgotten. Where a pod's places begin depends on the pod.
-#[inline(always)]
-unsafe fn take(flow: FlowRef, track: *mut Track, owner: u64) -> Option<Place> {
-    // SAFETY: written before the entry is inserted, and never again.
-    let first = mix(unsafe { ptr::read_volatile(&raw const (*flow.0).pod) }) as u32;
-    let now = context::now_ns();
-    // VERIFIER: a constant bound.
-    for attempt in 0..abi::HTTP2_POD_HELD_MAX {
-        let index = first.wrapping_add(attempt) % abi::HTTP2_HELD_MAX as u32;
-        let held = maps::HTTP2_HELD.get_ptr_mut(index)?;
-        // SAFETY: words of the map's memory; volatile since others write.
-        let (old, kept_ns) = unsafe {
-            (
-                ptr::read_volatile(&raw const (*held).owner),
-                ptr::read_volatile(&raw const (*held).kept_ns),
-            )
-        };
-        if old & HELD_BUSY != 0 || (old != 0 && now.saturating_sub(kept_ns) < STALE_NS) {
-            continue;
-        }
-        if let Some(place) = Place::open(held, old, owner) {
-            // SAFETY: the place is busy, and the lock of the track is held.
-            unsafe {
-                (*held).ranges.begin(&(*track).grid);
-                (*track).held = index + 1;
-            }
-            return Some(place);
-        }
-    }
-    None
 }
 
 /// Copies a segment's payload to where it belongs, below the window; whether it could be read.
@@ -275,11 +193,11 @@ unsafe fn drain_all<const LOOP: bool>(flow: *mut Http2Flow, position: Position) 
     }
     let flow = FlowRef(flow);
     let from_client = position.is_of_client();
-    let track = track_of(flow, from_client);
-    let owner = owner_of(flow, from_client);
+    let track = places::track_of(flow, from_client);
+    let owner = places::owner_of(flow, from_client);
     // SAFETY: the caller holds the lock under which the track is changed, and the place is busy.
     unsafe {
-        let Some(place) = own(track, owner) else {
+        let Some(place) = places::own(track, owner) else {
             (*track).held = 0;
             (*track).lose(HOMELESS);
             return 0;
@@ -336,7 +254,7 @@ pub unsafe extern "C" fn http2_held_step(
         return INVALID;
     }
     let position = Position(position);
-    let track = track_of(FlowRef(flow), position.is_of_client());
+    let track = places::track_of(FlowRef(flow), position.is_of_client());
     // SAFETY: the caller holds the lock under which the track is changed.
     let grid = unsafe { &mut (*track).grid };
     match held::step(grid, position.sender(), &Kept(held)) {
@@ -346,24 +264,6 @@ pub unsafe extern "C" fn http2_held_step(
         }
         Ok(None) => walk::ENDED,
         Err(_) => INVALID,
-    }
-}
-
-/// Gives the places of both directions back. The caller holds both locks.
-#[inline(always)]
-pub(super) fn give_back(flow: FlowRef) {
-    for from_client in [false, true] {
-        let track = track_of(flow, from_client);
-        // SAFETY: both locks are held.
-        unsafe {
-            if (*track).held != 0 {
-                let owner = owner_of(flow, from_client);
-                if let Some(place) = own(track, owner) {
-                    place.close(owner, 0);
-                }
-                (*track).held = 0;
-            }
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     flows::{self, FlowRef},
-    held,
+    places,
 };
 use crate::{lookup, maps};
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -53,7 +53,7 @@ pub unsafe extern "C" fn http2_settle(flow: *mut Http2Flow, tag: u64) -> u64 {
         if before & BOTH == 0 {
             if flows::is_of(before, tag) && before & SETTLED == 0 {
                 fold(flow);
-                held::give_back(flow);
+                places::give_back(flow);
                 flow.set(SETTLED);
             }
             flow.clear(BOTH);

@@ -79,7 +79,8 @@ pub(super) fn modules(kernel: &Kernel, image: &Image, cache: &Path) -> Result<Ve
 fn package_of(directory: &Path, version: &str) -> Result<PathBuf> {
     let apt = directory.join("apt");
     let suites = apt.read_dir().with_context(|| format!("read {}", apt.display()))?;
-    let is_meant = |name: &str| name.contains(&format!("-{version}_")) && name.ends_with(".deb");
+    let is_package = |name: &str| Path::new(name).extension().is_some_and(|it| it == "deb");
+    let is_meant = |name: &str| name.contains(&format!("-{version}_")) && is_package(name);
     suites
         .filter_map(Result::ok)
         .find_map(|suite| find_file(&suite.path().join("archives"), is_meant).ok())

@@ -30,7 +30,7 @@ pub enum Refusal {
     PortZero,
 }
 
-/// An address family, in the order in which [`super::query`] asks.
+/// An address family, in the order in which names are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// IPv4.
