@@ -140,6 +140,7 @@ fn nodes(policy: Policy, first_rank: u32) -> anyhow::Result<Spread> {
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,
+        move_patience_ms: Some(500),
     };
     let mut counts: BTreeMap<SocketAddr, u64> =
         backends.iter().map(|address| (*address, 0)).collect();

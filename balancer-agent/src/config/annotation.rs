@@ -71,6 +71,14 @@ pub fn drain_timeout(text: &str) -> Result<Option<NonZeroU32>, Cause> {
     read(text, behaviour::drain_timeout)
 }
 
+/// How long a move waits for a quiet moment, in milliseconds.
+///
+/// # Errors
+/// What is wrong with the text, and how to mend it.
+pub fn move_patience(text: &str) -> Result<Option<u32>, Cause> {
+    read(text, behaviour::move_patience)
+}
+
 /// TCP keepalive, such as `{idle: 10s, interval: 5s, probes: 3}`.
 ///
 /// # Errors

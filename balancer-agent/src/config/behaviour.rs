@@ -20,6 +20,7 @@ pub(super) const BEHAVIOUR_KEYS: &[&str] = &[
     "tracking",
     "ejection",
     "http2",
+    "move-patience",
 ];
 /// Keys of `keepalive`.
 pub(super) const KEEPALIVE_KEYS: &[&str] = &["idle", "interval", "probes"];
@@ -34,6 +35,8 @@ const KEEPALIVE_S_MAX: u32 = 32_767;
 const KEEPALIVE_PROBES_MAX: u32 = 127;
 /// `do_tcp_setsockopt` of the kernel's net/ipv4/tcp.c takes the timeout as an `int` of milliseconds.
 const USER_TIMEOUT_MS_MAX: u32 = i32::MAX as u32;
+/// Longest wait for a quiet moment. Who does not move for longer is taken for one that never will.
+const MOVE_PATIENCE_MS_MAX: u32 = 60_000;
 /// Longest drain, a week: what drains longer is better left to end by itself.
 const DRAIN_S_MAX: u32 = 604_800;
 
@@ -60,6 +63,9 @@ impl Behaviour {
             tracked: map.read("tracking", problems, scalar::boolean).unwrap_or(base.tracked),
             ejects: map.read("ejection", problems, scalar::boolean).unwrap_or(base.ejects),
             http2: map.read("http2", problems, scalar::boolean).unwrap_or(base.http2),
+            move_patience_ms: map
+                .read("move-patience", problems, move_patience)
+                .unwrap_or(base.move_patience_ms),
         };
         // A service that sets neither key inherits the clash, which is told once, where it stands.
         let (key, set) = match map.get("tracking") {
@@ -114,6 +120,14 @@ pub(super) fn drain_timeout(node: &Node<'_>) -> Result<Option<NonZeroU32>, Cause
     }
     expect_duration_or("a duration such as `5m`, or `off`", node)?;
     scalar::seconds(node, 1..=DRAIN_S_MAX).map(some)
+}
+
+pub(super) fn move_patience(node: &Node<'_>) -> Result<Option<u32>, Cause> {
+    if is_off(node) {
+        return Ok(None);
+    }
+    expect_duration_or("a duration such as `500ms`, or `off`", node)?;
+    scalar::milliseconds(node, 0..=MOVE_PATIENCE_MS_MAX).map(Some)
 }
 
 /// Refuses what is neither text nor number with all that may stand there.

@@ -31,6 +31,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     "tracking",
     "ejection",
     "http2",
+    "move-patience",
 ];
 
 /// Reads `services`.
@@ -103,6 +104,7 @@ impl ServicesReader {
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
             drain_timeout_s: behaviour.drain_timeout_s,
+            move_patience_ms: behaviour.move_patience_ms,
         })
     }
 

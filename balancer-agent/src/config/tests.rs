@@ -122,6 +122,7 @@ fn payments() -> Service {
         tracked: false,
         ejects: false,
         http2: false,
+        move_patience_ms: None,
         drain_timeout_s: some(300),
         user_timeout_ms: some(20_000),
         keepalive: Some(Keepalive {
@@ -142,6 +143,7 @@ fn shop() -> Service {
         tracked: true,
         ejects: true,
         http2: true,
+        move_patience_ms: Some(0),
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,
@@ -154,7 +156,7 @@ fn services_are_read_with_their_defaults() {
         "version: 1
 defaults: {policy: maglev, session-affinity: client, tcp-user-timeout: 20s,
   keepalive: {idle: 10s, interval: 5s, probes: 3}, drain-timeout: 5m, tracking: false,
-  ejection: false, http2: false}
+  ejection: false, http2: false, move-patience: off}
 services:
 - name: payments
   frontends: ['10.96.0.10:50051', '[fd00::1]:443', {dns: Payments.Internal., port: 443}]
@@ -164,7 +166,8 @@ services:
   - {dns: pool.internal, port: 50051, weight: 2}
   - {srv: _grpc._tcp.shop.internal}
 - {name: shop, dns: {name: shop.internal, port: 80}, policy: random, session-affinity: off,
-   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true, ejection: true, http2: true}
+   tcp-user-timeout: off, keepalive: off, drain-timeout: off, tracking: true, ejection: true, http2: true,
+   move-patience: 0s}
 ",
     );
     assert_eq!(config.services, [payments(), shop()]);

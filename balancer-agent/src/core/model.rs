@@ -225,6 +225,9 @@ pub struct Behaviour {
     pub ejects: bool,
     /// Whether HTTP/2 frames of tracked connections are followed, and live connections moved.
     pub http2: bool,
+    /// How long a move waits for a moment without open streams, in milliseconds, before any boundary between
+    /// frames will do; if not set, none ever does.
+    pub move_patience_ms: Option<u32>,
 }
 
 impl Default for Behaviour {
@@ -238,6 +241,7 @@ impl Default for Behaviour {
             tracked: true,
             ejects: true,
             http2: true,
+            move_patience_ms: Some(500),
         }
     }
 }
@@ -263,6 +267,8 @@ pub struct Service {
     pub ejects: bool,
     /// Whether HTTP/2 frames of tracked connections are followed, and live connections moved.
     pub http2: bool,
+    /// How long a move waits for a moment without open streams, as [`Behaviour::move_patience_ms`].
+    pub move_patience_ms: Option<u32>,
     /// `TCP_USER_TIMEOUT` in milliseconds.
     pub user_timeout_ms: Option<NonZeroU32>,
     /// TCP keepalive.

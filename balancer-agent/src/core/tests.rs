@@ -57,6 +57,7 @@ fn service(name: &str, frontend: &str, endpoints: impl IntoIterator<Item = Endpo
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,
+        move_patience_ms: Some(500),
     }
 }
 

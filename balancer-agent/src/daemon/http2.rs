@@ -306,7 +306,9 @@ impl Daemon {
                 self.http2.fail(format!("set a client's cursor: {error}"));
             }
         }
-        match self.http2.wishes.begin(&self.started, planned.cookie, *key) {
+        let patience = self.engine.core.declared(service).and_then(|(_, it)| it.move_patience_ms);
+        let patience = patience.map(|ms| Duration::from_millis(ms.into()));
+        match self.http2.wishes.begin(&self.started, planned.cookie, *key, patience) {
             // It has ended by itself meanwhile.
             Ok(false) => {}
             Ok(true) => {

@@ -84,6 +84,7 @@ fn service(number: u32, backends: u32) -> Service {
         user_timeout_ms: None,
         keepalive: None,
         drain_timeout_s: None,
+        move_patience_ms: Some(500),
     }
 }
 

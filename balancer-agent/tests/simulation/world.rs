@@ -133,6 +133,7 @@ fn random_service(rng: &mut StdRng) -> Service {
         user_timeout_ms: std::num::NonZeroU32::new(rng.random_range(0..2) * 20_000),
         keepalive: None,
         drain_timeout_s: None,
+        move_patience_ms: Some(500),
     }
 }
 

@@ -170,6 +170,7 @@ fn declare(loaded: &mut Loaded, backends: &[SocketAddr]) -> anyhow::Result<()> {
             user_timeout_ms: NonZeroU32::new(USER_TIMEOUT_MS),
             keepalive: Some(keepalive),
             drain_timeout_s: None,
+            move_patience_ms: Some(500),
         });
     }
     if let Some(first) = services.first() {

@@ -91,6 +91,7 @@ pub(super) fn join<'s>(
             user_timeout_ms: behaviour.user_timeout_ms,
             keepalive: behaviour.keepalive,
             drain_timeout_s: behaviour.drain_timeout_s,
+            move_patience_ms: behaviour.move_patience_ms,
         });
     }
     if service.balance == Some(true) && service.ports.is_empty() && !service.foreign {

@@ -94,6 +94,8 @@ pub struct Overrides {
     pub ejects: Option<bool>,
     /// Whether HTTP/2 frames are followed, and live connections moved.
     pub http2: Option<bool>,
+    /// How long a move waits for a quiet moment, in milliseconds.
+    pub move_patience_ms: Option<Option<u32>>,
 }
 
 /// A part of an object that was refused: the rest of the object counts.
@@ -255,6 +257,7 @@ impl ServiceObject {
             tracked: overrides.tracked.unwrap_or(defaults.tracked),
             ejects: overrides.ejects.unwrap_or(defaults.ejects),
             http2: overrides.http2.unwrap_or(defaults.http2),
+            move_patience_ms: overrides.move_patience_ms.unwrap_or(defaults.move_patience_ms),
         }
     }
 }

@@ -174,6 +174,7 @@ mod tests {
             user_timeout_ms: None,
             keepalive: None,
             drain_timeout_s: None,
+            move_patience_ms: Some(500),
         }
     }
 

@@ -11,9 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a quiet moment is waited for, in which no stream is in flight. After that any boundary between
-/// frames will do.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// How long a move is waited for at all. An idle connection moves with its next keepalive probe.
 const WAITED_MAX: Duration = Duration::from_mins(5);
 
@@ -21,6 +18,9 @@ const WAITED_MAX: Duration = Duration::from_mins(5);
 struct Wish {
     key: Http2Key,
     at: Instant,
+    /// How long a quiet moment is waited for, in which no stream is in flight. After that any boundary
+    /// between frames will do; never, if there is none.
+    patience: Option<Duration>,
     /// Whether the kernel may move it with streams in flight.
     is_urgent: bool,
 }
@@ -37,6 +37,28 @@ pub(super) struct Outcome {
     pub(super) error: Option<String>,
 }
 
+/// What is to be done about a move that was not made yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Wait,
+    Urge,
+    GiveUp,
+}
+
+// === impl Wish ===
+
+impl Wish {
+    fn due(&self, waited: Duration) -> Due {
+        if waited > WAITED_MAX {
+            Due::GiveUp
+        } else if !self.is_urgent && self.patience.is_some_and(|patience| waited >= patience) {
+            Due::Urge
+        } else {
+            Due::Wait
+        }
+    }
+}
+
 // === impl Wishes ===
 
 impl Wishes {
@@ -44,17 +66,21 @@ impl Wishes {
         self.0.is_empty()
     }
 
-    /// Asks for a move at the next quiet moment; whether the connection was still there.
+    /// Asks for a move at the next quiet moment, or at once without patience; whether the connection was still
+    /// there.
     pub(super) fn begin(
         &mut self,
         started: &Started,
         cookie: u64,
         key: Http2Key,
+        patience: Option<Duration>,
     ) -> Result<bool, String> {
-        let request = Http2Request { key, cookie, wanted: WANTED };
+        let is_urgent = patience == Some(Duration::ZERO);
+        let wanted = if is_urgent { WANTED | WANTED_NOW } else { WANTED };
+        let request = Http2Request { key, cookie, wanted };
         let is_there = started.request(&request)?;
         if is_there {
-            self.0.insert(cookie, Wish { key, at: Instant::now(), is_urgent: false });
+            self.0.insert(cookie, Wish { key, at: Instant::now(), patience, is_urgent });
         }
         Ok(is_there)
     }
@@ -85,15 +111,16 @@ impl Wishes {
             }
             let ask =
                 |wanted| started.request(&Http2Request { key: wish.key, cookie: *cookie, wanted });
-            let waited = wish.at.elapsed();
-            let result = if waited > WAITED_MAX {
-                outcome.given_up += 1;
-                ask(0).map(|_| false)
-            } else if waited > PATIENCE && !wish.is_urgent {
-                wish.is_urgent = true;
-                ask(WANTED | WANTED_NOW)
-            } else {
-                Ok(true)
+            let result = match wish.due(wish.at.elapsed()) {
+                Due::GiveUp => {
+                    outcome.given_up += 1;
+                    ask(0).map(|_| false)
+                }
+                Due::Urge => {
+                    wish.is_urgent = true;
+                    ask(WANTED | WANTED_NOW)
+                }
+                Due::Wait => Ok(true),
             };
             result.unwrap_or_else(|error| {
                 outcome.error = Some(error);
@@ -101,5 +128,27 @@ impl Wishes {
             })
         });
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_moment_is_waited_for_as_long_as_was_asked() {
+        let wish = |patience, is_urgent| Wish {
+            key: Http2Key::default(),
+            at: Instant::now(),
+            patience,
+            is_urgent,
+        };
+        let ms = Duration::from_millis;
+        let some = wish(Some(ms(500)), false);
+        assert_eq!([ms(499), ms(500)].map(|waited| some.due(waited)), [Due::Wait, Due::Urge]);
+        assert_eq!(wish(Some(ms(500)), true).due(ms(501)), Due::Wait, "it was urged already");
+        let never = wish(None, false);
+        assert_eq!([ms(1), WAITED_MAX].map(|waited| never.due(waited)), [Due::Wait; 2]);
+        assert_eq!(never.due(WAITED_MAX + ms(1)), Due::GiveUp);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What may stand behind [`ANNOTATION_PREFIX`].
-pub const ANNOTATIONS: [&str; 10] = [
+pub const ANNOTATIONS: [&str; 11] = [
     "balance",
     "policy",
     "weight",
@@ -19,6 +19,7 @@ pub const ANNOTATIONS: [&str; 10] = [
     "tracking",
     "ejection",
     "http2",
+    "move-patience",
 ];
 /// Annotations in which external-dns finds the names of a Service, newest first.
 const HOSTNAMES: [&str; 2] =
@@ -63,6 +64,9 @@ pub(super) fn read_all(annotations: &BTreeMap<String, String>) -> Said {
             "tracking" => read::boolean(text).map(|it| said.overrides.tracked = Some(it)),
             "ejection" => read::boolean(text).map(|it| said.overrides.ejects = Some(it)),
             "http2" => read::boolean(text).map(|it| said.overrides.http2 = Some(it)),
+            "move-patience" => {
+                read::move_patience(text).map(|it| said.overrides.move_patience_ms = Some(it))
+            }
             _ => {
                 unknown += 1;
                 if unknown <= UNKNOWN_MAX {

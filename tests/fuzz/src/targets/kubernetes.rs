@@ -52,12 +52,12 @@ pub const WORDS: &[&str] = &[
 /// Longest text of a message about one object: a few excerpts of 253 characters, each escaped at worst.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
-/// A line is an object: its first letter tells the kind (`S`ervice, `E`ndpointSlice), and the case whether it is
+/// A line is an object: its first letter tells the kind (`S` a Service, `E` an EndpointSlice), and the case whether it is
 /// new or deleted.
 pub fn history(bytes: &[u8]) {
     let mut discovery = Discovery::new(Rules {
         node_name: "node".into(),
-        departed_grace: Duration::from_secs(60),
+        departed_grace: Duration::from_mins(1),
         watch_pods: true,
         defaults: Behaviour::default(),
     });
@@ -145,7 +145,9 @@ fn check_malformed(malformed: &Malformed) {
 
 fn check_faults(faults: &[Fault]) {
     for fault in faults {
-        [&fault.field, &fault.cause, &fault.fix].into_iter().for_each(|text| check_text(text));
+        for text in [&fault.field, &fault.cause, &fault.fix] {
+            check_text(text);
+        }
     }
 }
 
