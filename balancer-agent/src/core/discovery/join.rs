@@ -112,7 +112,8 @@ fn port_name(service: &ServiceObject, port: &ServicePort) -> Result<ServiceName,
     };
     ServiceName::new(&text).map_err(|error| Fault {
         field: "spec.ports".into(),
-        cause: format!("the port `{}` cannot be balanced: {error}", port.name),
+        // Its name may be what is wrong.
+        cause: format!("the port {} cannot be balanced: {error}", port.number),
         fix: "shorten the names of Service and port".into(),
     })
 }

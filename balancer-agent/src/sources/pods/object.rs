@@ -33,8 +33,8 @@ pub fn pod(pod: &Pod) -> Result<Read<PodObject>, String> {
     let metadata = &pod.metadata;
     let name = metadata.name.clone().unwrap_or_default();
     let namespace = metadata.namespace.clone().unwrap_or_default();
-    if name.is_empty() || namespace.is_empty() {
-        return Err("a Pod without metadata.name or metadata.namespace".into());
+    if !is_name(&name) || !is_name(&namespace) {
+        return Err("a Pod whose metadata.name or metadata.namespace is missing, or none".into());
     }
     let mirror = metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR));
     let uid = mirror.or(metadata.uid.as_ref()).map_or("", String::as_str);
@@ -58,7 +58,7 @@ pub fn pod(pod: &Pod) -> Result<Read<PodObject>, String> {
 
 /// The name of a namespace, and what it asks for its pods.
 pub fn namespace(namespace: &Namespace) -> Option<Read<(String, Wishes)>> {
-    let name = namespace.metadata.name.clone().filter(|name| !name.is_empty())?;
+    let name = namespace.metadata.name.clone().filter(|name| is_name(name))?;
     let (wishes, fault) = wishes(&namespace.metadata);
     let fault = fault.map(|fault| format!("Namespace {name}: {fault}"));
     Some(Read { kept: (name, wishes), fault })
@@ -91,6 +91,12 @@ fn is_off(metadata: &ObjectMeta, key: &str, to: &str) -> (bool, Option<String>) 
         }
     }
     (off, fault)
+}
+
+/// Names stand in messages and tables as they are: an API server that lets control characters through must
+/// not write to anybody's terminal. Kubernetes' own have at most 253 characters.
+fn is_name(text: &str) -> bool {
+    (1..=253).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// The beginning of a text that may be anything.
@@ -203,6 +209,7 @@ mod tests {
             json!({}),
             json!({"name": "cart-0", "uid": UID}),
             json!({"name": "cart-0", "namespace": "shop"}),
+            json!({"name": "cart-0\u{1b}[2J", "namespace": "shop", "uid": UID}),
             json!({"name": "cart-0", "namespace": "shop", "uid": "a/b"}),
             json!({"name": "cart-0", "namespace": "shop", "uid": "a".repeat(65)}),
         ] {

@@ -171,7 +171,8 @@ pub fn pod(bytes: &[u8]) {
     let Ok(pod) = serde_json::from_slice(bytes) else { return };
     match object::pod(&pod) {
         Ok(read) => {
-            assert!(!read.kept.name.is_empty() && !read.kept.namespace.is_empty());
+            check_text(&read.kept.name);
+            check_text(&read.kept.namespace);
             read.fault.iter().for_each(|fault| check_text(fault));
         }
         Err(error) => check_text(&error),
