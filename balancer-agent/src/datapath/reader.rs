@@ -77,17 +77,19 @@ impl Maps {
         Ok(state)
     }
 
-    /// The backend ids in the slots of a schedule.
+    /// The backend ids in the slots of a schedule; fewer than it should have, if it leads out of the table: then
+    /// its service is written anew.
     ///
     /// # Errors
     /// Whatever aya or the kernel says.
     pub fn read_schedule(&self, schedule: Schedule) -> Result<Vec<u32>, MapError> {
         let slots = schedule.slots.min(SCHEDULE_SLOTS_MAX) as usize;
         let mut backends = Vec::with_capacity(slots);
-        let mut chunk = schedule.chunk;
-        while backends.len() < slots {
+        for chunk in schedule.chunk..self.limits.chunks {
+            if backends.len() >= slots {
+                break;
+            }
             backends.extend_from_slice(&self.slots.get(&chunk, 0)?.0.backends);
-            chunk += 1;
         }
         debug_assert!(backends.len() < slots + CHUNK_SLOTS);
         backends.truncate(slots);

@@ -1,8 +1,12 @@
 //! Hooks that fail or vanish: the agent says so, and mends what it can.
 
 use crate::scene::Scene;
-use balancer_agent::datapath::hooks::HOOKS;
-use balancer_tests::{agent::Agent, capability, world::run};
+use balancer_agent::{core::write::Write, datapath::hooks::HOOKS};
+use balancer_tests::{
+    agent::{Agent, Launch},
+    capability,
+    world::run,
+};
 use nix::sys::signal::Signal;
 use std::fs;
 
@@ -51,4 +55,31 @@ fn a_failed_self_test_is_told_with_cause_and_hint_until_it_passes() {
     assert_eq!(status.complaints(), Vec::<String>::new());
     assert_eq!(status.datapath.hooks_repaired, 0);
     scene.assert_balanced(&scene.pod("pod"));
+}
+
+/// Only damage does this; the agent that finds it must start all the same, and mend it.
+#[test]
+fn a_record_that_leads_out_of_its_table_is_written_anew() {
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    let scene = Scene::new("damage", 2);
+    let agent = Agent::start(&scene.world, &scene.config()).unwrap();
+    let pod = scene.pod("pod");
+    scene.assert_balanced(&pod);
+    agent.kill().unwrap();
+    let mut maps = scene.maps();
+    for chunk in [maps.limits.chunks - 1, maps.limits.chunks, u32::MAX] {
+        let services = maps.read_state().unwrap().services;
+        let (id, mut record) =
+            services.into_iter().map(|(id, service)| (id, service.record)).next().unwrap();
+        for bank in &mut record.banks {
+            (bank.v4.chunk, bank.v6.chunk) = (chunk, chunk);
+        }
+        maps.write(&Write::Service { id, record }).unwrap();
+        let agent = Launch::new(&scene.world).start().unwrap();
+        assert_eq!(agent.status().unwrap().complaints(), Vec::<String>::new(), "{chunk}");
+        scene.assert_balanced(&pod);
+        agent.kill().unwrap();
+    }
 }
