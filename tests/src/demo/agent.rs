@@ -28,6 +28,8 @@ const LOG_LINES: usize = 12;
 const BACKENDS_MAX: u32 = 64;
 /// The name of the service in the configuration.
 pub const SERVICE: &str = "echo";
+/// The default.
+const MOVE_PATIENCE: &str = "500ms";
 
 /// Where everything of the agent is.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct AgentFiles {
     flags: Vec<OsString>,
     /// Attaches to pods' interfaces as on kernels before 6.6.
     pub clsact: bool,
+    /// How long moves wait for a quiet moment, as the configuration says it.
+    pub move_patience: &'static str,
 }
 
 impl AgentFiles {
@@ -68,6 +72,7 @@ impl AgentFiles {
             runtime,
             flags,
             clsact: false,
+            move_patience: MOVE_PATIENCE,
         })
     }
 
@@ -76,7 +81,7 @@ impl AgentFiles {
     /// # Errors
     /// When it cannot be written.
     pub fn configure(&self, vip: SocketAddrV4, backends: &[Member]) -> anyhow::Result<()> {
-        self.write(&configuration(vip, backends, BACKENDS_MAX))
+        self.write(&configuration(vip, backends, BACKENDS_MAX, self.move_patience))
     }
 
     /// The same with another limit on backends.
@@ -89,7 +94,7 @@ impl AgentFiles {
         backends: &[Member],
         limit: u32,
     ) -> anyhow::Result<()> {
-        self.write(&configuration(vip, backends, limit))
+        self.write(&configuration(vip, backends, limit, self.move_patience))
     }
 
     /// Writes a configuration by which Kubernetes says what to balance.
@@ -206,10 +211,10 @@ pub struct Member {
     pub draining: bool,
 }
 
-fn configuration(vip: SocketAddrV4, backends: &[Member], limit: u32) -> String {
+fn configuration(vip: SocketAddrV4, backends: &[Member], limit: u32, patience: &str) -> String {
     let head = format!(
         "version: 1\nlimits:\n  services: 16\n  backends: {limit}\nservices:\n  - name: {SERVICE}\n    \
-         policy: least-connection\n    frontends: [\"{vip}\"]\n    backends:"
+         policy: least-connection\n    move-patience: {patience}\n    frontends: [\"{vip}\"]\n    backends:"
     );
     let lines = backends.iter().map(|Member { address, draining }| {
         let state = if *draining { "draining" } else { "active" };
@@ -236,7 +241,7 @@ mod tests {
     fn the_agent_understands_the_configuration() {
         let member = |text: &str, draining| Member { address: text.parse().unwrap(), draining };
         let members = [member("10.1.0.1:50051", false), member("10.1.0.2:50051", true)];
-        let text = configuration("10.96.0.10:50051".parse().unwrap(), &members, 64);
+        let text = configuration("10.96.0.10:50051".parse().unwrap(), &members, 64, MOVE_PATIENCE);
         let config = Config::parse(&text, "balancer.yaml").unwrap();
         assert_eq!(config.services.len(), 1);
         assert_eq!(config.services[0].backends.len(), 2);

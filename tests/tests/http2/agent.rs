@@ -164,6 +164,31 @@ fn a_user_sees_connections_and_what_would_be_moved() {
 }
 
 #[test]
+fn connections_that_are_never_quiet_stay_where_a_service_wants_quiet_moments_only() {
+    play(2, 1, async |stage: &mut Stage| {
+        stage.files.move_patience = "off";
+        stage.files.configure(VIP, &stage.members(None)).unwrap();
+        assert!(ask(stage, &["reload"]).await.0);
+        let backend = stage.servers[0].address().to_string();
+        assert!(ask(stage, &["drain", &backend]).await.0);
+        let asked = |stage: &Stage| flows(stage).iter().filter(|it| it.is_asked_to_move()).count();
+        until("all of its connections are asked", async || asked(stage) == 3).await;
+        // Many times the patience that would be the default.
+        let requests = |stage: &Stage| stage.servers.iter().map(EchoServer::requests).sum::<u64>();
+        let begun = requests(stage);
+        until("calls go on", async || requests(stage) > begun + 1_000).await;
+        assert_eq!((asked(stage), count(stage, Visibility::Moved)), (3, 0));
+        assert_eq!(stage.tally.failed(), 0);
+        // Another agent, with none at all.
+        stage.agent.take().unwrap().kill().await.unwrap();
+        stage.files.move_patience = "0ms";
+        stage.files.configure(VIP, &stage.members(None)).unwrap();
+        stage.agent = Some(stage.files.start().await.unwrap());
+        until("clients go elsewhere", async || count(stage, Visibility::Moved) == 3).await;
+    });
+}
+
+#[test]
 fn moved_connections_outlive_agents_and_other_limits_and_unload_waits_for_them() {
     outlive(false);
 }
