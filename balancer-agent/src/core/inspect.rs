@@ -30,6 +30,16 @@ impl Core {
         std::mem::take(&mut self.kernel.newcomers)
     }
 
+    /// Services whose backends have changed since the last [`Core::take_touched`], or were taken over.
+    pub const fn touched(&self) -> &BTreeSet<u32> {
+        &self.kernel.touched
+    }
+
+    /// The same, which are not told of any more.
+    pub fn take_touched(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.kernel.touched)
+    }
+
     /// Sources whose first snapshot is still awaited.
     pub fn silent_sources(&self) -> impl Iterator<Item = Source> {
         self.observed.silent.iter().copied()

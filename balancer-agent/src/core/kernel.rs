@@ -69,6 +69,8 @@ pub(super) struct Kernel {
     pub(super) leaving: BTreeSet<u32>,
     /// Backends that began to serve since somebody last asked.
     pub(super) newcomers: BTreeSet<u32>,
+    /// Services of which a backend was written since somebody last asked.
+    pub(super) touched: BTreeSet<u32>,
     /// Backends of state *gone*, and in how many sweeps in a row each was idle.
     pub(super) gone: BTreeMap<u32, u32>,
     /// Backends that no service knows, left by a killed agent.
@@ -114,6 +116,7 @@ impl Kernel {
             frontends: HashMap::new(),
             leaving: BTreeSet::new(),
             newcomers: BTreeSet::new(),
+            touched: BTreeSet::new(),
             gone: BTreeMap::new(),
             orphans: BTreeSet::new(),
             strays: BTreeSet::new(),
@@ -240,6 +243,7 @@ impl Kernel {
     }
 
     fn insert_backend(&mut self, id: u32, record: &Backend) {
+        self.touched.insert(record.service);
         let served =
             |old: &Backend| old.state == STATE_ACTIVE && old.incarnation == record.incarnation;
         let has_served = self.backends.insert(id, *record).is_some_and(|old| served(&old));
@@ -265,6 +269,7 @@ impl Kernel {
             self.gone.remove(&id);
             self.orphans.remove(&id);
             self.backend_ids.put(id);
+            self.touched.insert(old.service);
             let address = socket(&old);
             if let Some(held) = self.services.get_mut(&old.service)
                 && held.backends.get(&address) == Some(&id)

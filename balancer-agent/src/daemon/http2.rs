@@ -32,6 +32,8 @@ use std::{
 const BUSY: Duration = Duration::from_millis(100);
 /// The same while nothing happens: loads drift slowly.
 const IDLE: Duration = Duration::from_secs(2);
+/// The same while backends come and go, but of services that had no connections when they were looked for.
+const SOON: Duration = Duration::from_millis(400);
 /// How long after something happened looks are frequent.
 const BUSY_FOR: Duration = Duration::from_secs(5);
 /// A look is followed by a pause of so many times its duration: with many connections it takes long.
@@ -49,8 +51,10 @@ pub(super) struct Http2 {
     standings: Standings,
     clients: Clients,
     wishes: Wishes,
-    /// Changes of services that the last look knew of.
-    changes_seen: u64,
+    /// Services that had connections at the last look.
+    in_use: BTreeSet<u32>,
+    /// Somebody asked for something to be done at once.
+    is_urgent: bool,
     looked_at: Instant,
     pause: Duration,
     busy_until: Instant,
@@ -98,7 +102,8 @@ impl Http2 {
             rebalancer: Rebalancer::new(caution, config.node_rank.unwrap_or_default()),
             clients: Clients::new(attachment),
             wishes: Wishes::default(),
-            changes_seen: 0,
+            in_use: BTreeSet::new(),
+            is_urgent: false,
             looked_at: now,
             pause: BUSY,
             // What an earlier agent has left is looked at soon.
@@ -113,6 +118,11 @@ impl Http2 {
     /// Something happened that may call for moves.
     fn is_busy(&self, now: Instant) -> bool {
         now < self.busy_until || !self.wishes.is_empty()
+    }
+
+    /// Whether any of these services had connections at the last look.
+    fn uses_any(&self, services: &BTreeSet<u32>) -> bool {
+        self.in_use.iter().any(|service| services.contains(service))
     }
 
     fn fail(&mut self, error: String) {
@@ -144,13 +154,13 @@ impl Daemon {
     pub(super) fn http2_due(&self) -> tokio::time::Instant {
         let http2 = &self.http2;
         let earliest = http2.looked_at + http2.pause;
-        let is_news = http2.changes_seen != self.engine.core.totals().changes;
-        let due = match (is_news || http2.is_busy(http2.looked_at), self.http2.clients.due()) {
-            (true, _) => earliest,
-            (false, Some(due)) => due.min(http2.looked_at + IDLE),
-            (false, None) => http2.looked_at + IDLE,
-        };
-        due.into()
+        let touched = self.engine.core.touched();
+        if http2.is_urgent || http2.is_busy(http2.looked_at) || http2.uses_any(touched) {
+            return earliest.into();
+        }
+        let rest = if touched.is_empty() { IDLE } else { SOON.max(http2.pause) };
+        let due = http2.looked_at + rest;
+        http2.clients.due().map_or(due, |earlier| earlier.min(due)).into()
     }
 
     /// Pods have come or gone: their interfaces are looked at soon.
@@ -177,16 +187,16 @@ impl Daemon {
     /// Looks at the connections once, and moves those that are to be moved.
     pub(super) async fn follow_http2(&mut self) {
         let began = Instant::now();
-        let changes = self.engine.core.totals().changes;
-        if self.http2.changes_seen != changes {
-            self.http2.changes_seen = changes;
-            self.http2.busy_until = began + BUSY_FOR;
-        }
+        let touched = self.engine.core.take_touched();
+        self.http2.is_urgent = false;
         if self.started.follows_http2() && self.engine.core.services().any(Service::is_followed) {
             self.lead_clients(began).await;
             if let Err(error) = self.balance_http2() {
                 self.http2.fail(format!("read the connections: {error}"));
             }
+        }
+        if self.http2.uses_any(&touched) {
+            self.http2.busy_until = began + BUSY_FOR;
         }
         let now = Instant::now();
         self.http2.looked_at = now;
@@ -239,6 +249,8 @@ impl Daemon {
             }
         }
         self.http2.rebalancer.retain(|service| loads.contains_key(&service));
+        let in_use = loads.iter().filter(|(_, load)| !load.flows.is_empty());
+        self.http2.in_use = in_use.map(|(service, _)| *service).collect();
         self.http2.count(&loads, &frames);
         Ok(())
     }

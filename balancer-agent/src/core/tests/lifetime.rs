@@ -139,10 +139,14 @@ fn who_begins_to_serve_is_told_once_and_again_when_it_comes_back() {
         node.core.backends_of(id).map(|(id, backend)| (socket(backend), id)).collect()
     };
     let all: BTreeSet<u32> = ids(&node).into_values().collect();
+    let service_id = node.core.id_of(&ServiceName::new("a").unwrap()).unwrap();
+    assert_eq!(node.core.take_touched(), [service_id].into());
     assert_eq!((all.len(), node.core.take_newcomers()), (2, all));
     let heavy = || Endpoint { weight: 3, ..endpoint(1) };
     let draining = Endpoint { state: EndpointState::Draining, ..endpoint(2) };
+    assert_eq!(*node.core.touched(), [].into());
     node.declare([service("a", VIP, [heavy(), endpoint(2)])]);
+    assert_eq!(*node.core.touched(), [service_id].into(), "another weight");
     node.declare([service("a", VIP, [heavy(), draining])]);
     assert_eq!(node.core.take_newcomers(), [].into(), "another weight, and one that drains");
     node.declare([service("a", VIP, [heavy(), endpoint(2), endpoint(3)])]);

@@ -120,8 +120,7 @@ impl Daemon {
         if !dry_run {
             self.http2.rebalancer.ask(id);
             self.http2.busy_until = Instant::now() + super::BUSY_FOR;
-            // The next look comes at once.
-            self.http2.changes_seen = u64::MAX;
+            self.http2.is_urgent = true;
         }
         Ok(Answer::Moves { moves, connections, unmovable })
     }
