@@ -1,8 +1,10 @@
 //! A container such as the agent's: a root file system of its own, read-only, into which places of the
-//! node are mounted, the node's processes and network, and few capabilities.
+//! node are mounted, the node's processes and network, few capabilities and system calls.
 //!
 //! What a container runtime does with a pod's manifest is done here for one program, by a process that
-//! becomes it (`balancer-container PLAN`).
+//! becomes it (`balancer-container PLAN [COMMAND...]`).
+
+mod seccomp;
 
 use anyhow::{Context, bail};
 use nix::{
@@ -34,7 +36,9 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// The capabilities that stay, without `CAP_`.
     pub capabilities: Vec<String>,
-    /// What runs, by its path in the container, with its arguments.
+    /// Whether what runtimes deny by default is denied (`RuntimeDefault`).
+    pub has_default_seccomp: bool,
+    /// What runs, by its path in the container, with its arguments. Empty: what follows the plan.
     pub command: Vec<String>,
 }
 
@@ -89,6 +93,9 @@ pub fn enter(plan: &Plan) -> anyhow::Result<()> {
     chdir("/").context("enter the root")?;
     for capability in (0..=CAPABILITY_MAX).filter(|capability| bits >> capability & 1 == 0) {
         drop_capability(capability)?;
+    }
+    if plan.has_default_seccomp {
+        seccomp::apply()?;
     }
     let error = Command::new(program).args(arguments).env_clear().exec();
     Err(error).with_context(|| format!("run `{program}` in the container"))

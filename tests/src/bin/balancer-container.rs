@@ -1,10 +1,16 @@
-//! `balancer-container PLAN`: becomes a program in a container, see `balancer_tests::container`. What follows the
-//! plan, a document of JSON, is how the program would be started on the node, and of no use in there.
+//! `balancer-container PLAN [COMMAND...]`: becomes a program in a container, see `balancer_tests::container`. The
+//! plan is a document of JSON. What follows it is how the program would be started on the node, which is of use
+//! only where the plan does not say what runs.
 
 use anyhow::Context;
+use balancer_tests::container::{self, Plan};
 
 fn main() -> anyhow::Result<()> {
-    let plan = std::env::args().nth(1).context("usage: balancer-container PLAN [...]")?;
-    let plan = serde_json::from_str(&plan).context("read the plan")?;
-    balancer_tests::container::enter(&plan)
+    let mut arguments = std::env::args().skip(1);
+    let plan = arguments.next().context("usage: balancer-container PLAN [COMMAND...]")?;
+    let mut plan: Plan = serde_json::from_str(&plan).context("read the plan")?;
+    if plan.command.is_empty() {
+        plan.command = arguments.collect();
+    }
+    container::enter(&plan)
 }

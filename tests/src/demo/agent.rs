@@ -39,6 +39,8 @@ pub struct AgentFiles {
     log: PathBuf,
     runtime: PathBuf,
     flags: Vec<OsString>,
+    /// What starts the agent, with its arguments; the agent's command follows. Empty for itself.
+    pub through: Vec<OsString>,
     /// Attaches to pods' interfaces as on kernels before 6.6.
     pub clsact: bool,
     /// How long moves wait for a quiet moment, as the configuration says it.
@@ -71,6 +73,7 @@ impl AgentFiles {
             log: world.runtime().join("agent.log"),
             runtime,
             flags,
+            through: Vec::new(),
             clsact: false,
             move_patience: MOVE_PATIENCE,
         })
@@ -126,7 +129,11 @@ impl AgentFiles {
             .watch(&self.runtime, RecursiveMode::NonRecursive)
             .context("watch the runtime directory")?;
         let log = File::options().append(true).create(true).open(&self.log).context("open log")?;
-        let mut child = Command::new(&self.executable)
+        let mut words =
+            self.through.iter().map(OsString::as_os_str).chain([self.executable.as_os_str()]);
+        let program = words.next().unwrap_or(self.executable.as_os_str());
+        let mut child = Command::new(program)
+            .args(words)
             .args(&self.flags)
             .arg("run")
             .arg("--config")
@@ -139,7 +146,7 @@ impl AgentFiles {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .with_context(|| format!("start {}", self.executable.display()))?;
+            .with_context(|| format!("start {}", program.display()))?;
         let socket = admin::socket_path(&self.runtime);
         let ready = async {
             // A killed agent leaves its socket behind, which refuses connections.
@@ -193,6 +200,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// Its process, while it has not been waited for.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Kills it, without any chance to tidy up.
     ///
     /// # Errors

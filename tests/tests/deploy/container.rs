@@ -113,6 +113,7 @@ fn plan(world: &World) -> Plan {
         root: root(world),
         mounts: mounts(pod, container, world),
         capabilities: texts(&security["capabilities"]["add"]).into_iter().map(Into::into).collect(),
+        has_default_seccomp: security["seccompProfile"]["type"] == "RuntimeDefault",
         command: [AGENT.to_owned()].into_iter().chain(arguments).chain([pins]).collect(),
     }
 }
@@ -151,6 +152,8 @@ fn the_agent_works_in_the_container_of_the_manifest() {
     for key in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(status_of(agent.pid(), key), capabilities, "{key}");
     }
+    assert!(plan.has_default_seccomp);
+    assert_eq!(status_of(agent.pid(), "Seccomp"), "2", "a filter (proc_pid_status(5))");
     let mounts = fs::read_to_string(format!("/proc/{}/mounts", agent.pid())).unwrap();
     let has = |place: &str, options: &str| {
         let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());

@@ -3,7 +3,7 @@
 use balancer_agent::datapath::{http2, maps::Maps};
 use balancer_common::http2::flow::{Http2Flow, Visibility};
 use balancer_tests::{
-    capability,
+    capability, container,
     demo::{
         scale_up::moves::{moves, until_followed},
         stage::{Stage, VIP},
@@ -12,6 +12,7 @@ use balancer_tests::{
 };
 use serde_json::Value;
 use std::{
+    ffi::OsString,
     path::Path,
     time::{Duration, Instant},
 };
@@ -23,11 +24,16 @@ const CLIENTS: u32 = 6;
 
 /// Plays with `servers` backends, an agent, and clients that are connected.
 fn play(servers: u32, held: u32, test: impl AsyncFnOnce(&mut Stage)) {
-    play_attached(false, servers, held, test);
+    play_prepared(|_| (), servers, held, test);
 }
 
-/// The same; with `clsact` interfaces lead to the programs as on kernels before 6.6.
-fn play_attached(clsact: bool, servers: u32, held: u32, test: impl AsyncFnOnce(&mut Stage)) {
+/// The same, with something done to the stage before the agent starts.
+fn play_prepared(
+    prepare: impl FnOnce(&mut Stage),
+    servers: u32,
+    held: u32,
+    test: impl AsyncFnOnce(&mut Stage),
+) {
     if !capability::can_load_ebpf() {
         return;
     }
@@ -37,7 +43,7 @@ fn play_attached(clsact: bool, servers: u32, held: u32, test: impl AsyncFnOnce(&
         let executable = Path::new(env!("CARGO_BIN_EXE_balancer-demo"));
         let mut stage = Stage::of_pods("moves", executable).unwrap();
         stage.held = held;
-        stage.files.clsact = clsact;
+        prepare(&mut stage);
         for _ in 0..servers {
             stage.add_server().await.unwrap();
         }
@@ -129,6 +135,54 @@ fn connections_follow_a_new_backend_and_leave_one_that_a_user_drains() {
     });
 }
 
+/// What stands before the agent's command, so that it has the capabilities and the system calls that the
+/// DaemonSet leaves it, in the node's file system. It writes where the tests have its files, and to bpffs.
+fn confinement(stage: &Stage) -> Vec<OsString> {
+    let manifest = include_str!("../../../deploy/base/daemon-set.yaml");
+    let manifest: Value = serde_saphyr::from_str(manifest).unwrap();
+    let security = &manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    let capabilities = security["capabilities"]["add"].as_array().unwrap();
+    let files = stage.world.runtime();
+    let place = |path: &Path, read_only, recursive| container::Mount {
+        from: path.into(),
+        to: path.into(),
+        read_only,
+        recursive,
+    };
+    let root = files.join("root");
+    std::fs::create_dir(&root).unwrap();
+    let plan = container::Plan {
+        root,
+        mounts: vec![place(Path::new("/"), true, true), place(files, false, false)],
+        capabilities: capabilities.iter().map(|name| name.as_str().unwrap().into()).collect(),
+        has_default_seccomp: security["seccompProfile"]["type"] == "RuntimeDefault",
+        command: Vec::new(),
+    };
+    let plan = serde_json::to_string(&plan).unwrap();
+    vec![container::binary().unwrap().into(), plan.into()]
+}
+
+#[test]
+fn what_the_manifest_allows_suffices_to_move_connections() {
+    play_prepared(
+        |stage| stage.files.through = confinement(stage),
+        2,
+        1,
+        async |stage| {
+            let agent = stage.agent.as_ref().unwrap().pid().unwrap();
+            let status = std::fs::read_to_string(format!("/proc/{agent}/status")).unwrap();
+            let has = |line: &str| status.lines().any(|other| other == line);
+            assert!(has("Seccomp:\t2") && !has("CapEff:\t000001ffffffffff"), "{status}");
+            let backend = stage.servers[0].address().to_string();
+            assert!(ask(stage, &["drain", &backend]).await.0);
+            until("clients go elsewhere", async || count(stage, Visibility::Moved) == 3).await;
+            stage.agent.take().unwrap().kill().await.unwrap();
+            stage.agent = Some(stage.files.start().await.unwrap());
+            assert_eq!(count(stage, Visibility::Moved), 3, "the next agent knows them");
+        },
+    );
+}
+
 #[test]
 fn a_user_sees_connections_and_what_would_be_moved() {
     play(2, 1, async |stage: &mut Stage| {
@@ -198,41 +252,50 @@ fn moved_connections_outlive_agents_where_filters_lead_to_the_programs() {
     outlive(true);
 }
 
+/// With `clsact`, interfaces lead to the programs as on kernels before 6.6.
 fn outlive(clsact: bool) {
-    play_attached(clsact, 2, 1, async |stage: &mut Stage| {
-        let pinned = |stage: &Stage| {
-            let pins = std::fs::read_dir(stage.world.pins().taps()).unwrap();
-            let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
-            names.collect::<std::collections::BTreeSet<_>>()
-        };
-        let first = pinned(stage);
-        assert_eq!(first.len(), 2 * CLIENTS as usize, "{first:?}");
-        assert!(first.iter().all(|name| name.ends_with("filter") == clsact), "{first:?}");
-        let backend = stage.servers[0].address().to_string();
-        assert!(ask(stage, &["drain", &backend]).await.0);
-        until("clients go elsewhere", async || count(stage, Visibility::Moved) == 3).await;
-        for limit in [64, 128, 64] {
+    play_prepared(
+        |stage| stage.files.clsact = clsact,
+        2,
+        1,
+        async |stage: &mut Stage| {
+            let pinned = |stage: &Stage| {
+                let pins = std::fs::read_dir(stage.world.pins().taps()).unwrap();
+                let names = pins.map(|pin| pin.unwrap().file_name().into_string().unwrap());
+                names.collect::<std::collections::BTreeSet<_>>()
+            };
+            let first = pinned(stage);
+            assert_eq!(first.len(), 2 * CLIENTS as usize, "{first:?}");
+            assert!(first.iter().all(|name| name.ends_with("filter") == clsact), "{first:?}");
+            let backend = stage.servers[0].address().to_string();
+            assert!(ask(stage, &["drain", &backend]).await.0);
+            until("clients go elsewhere", async || count(stage, Visibility::Moved) == 3).await;
+            for limit in [64, 128, 64] {
+                stage.agent.take().unwrap().kill().await.unwrap();
+                stage.files.configure_limited(VIP, &stage.members(None), limit).unwrap();
+                stage.agent = Some(stage.files.start().await.unwrap());
+                assert_eq!(count(stage, Visibility::Moved), 3, "with a limit of {limit}");
+                let seen: u64 = stage.servers.iter().map(EchoServer::requests).sum();
+                until("calls go on", async || {
+                    stage.servers.iter().map(EchoServer::requests).sum::<u64>() > seen + 60
+                })
+                .await;
+                assert_eq!(live(stage, "b1"), 3, "held streams stay");
+                assert_eq!(pinned(stage), first, "a new agent finds interfaces as they are");
+            }
+            until_followed(stage, CLIENTS.into()).await.unwrap();
             stage.agent.take().unwrap().kill().await.unwrap();
-            stage.files.configure_limited(VIP, &stage.members(None), limit).unwrap();
-            stage.agent = Some(stage.files.start().await.unwrap());
-            assert_eq!(count(stage, Visibility::Moved), 3, "with a limit of {limit}");
-            let seen: u64 = stage.servers.iter().map(EchoServer::requests).sum();
-            until("calls go on", async || {
-                stage.servers.iter().map(EchoServer::requests).sum::<u64>() > seen + 60
-            })
-            .await;
-            assert_eq!(live(stage, "b1"), 3, "held streams stay");
-            assert_eq!(pinned(stage), first, "a new agent finds interfaces as they are");
-        }
-        until_followed(stage, CLIENTS.into()).await.unwrap();
-        stage.agent.take().unwrap().kill().await.unwrap();
-        let (well, text) = ask(stage, &["unload", "--timeout", "300ms"]).await;
-        assert!(!well && text.contains("3 connections that were moved are still open"), "{text}");
-        for _ in 0..CLIENTS {
-            stage.stop_client().await.unwrap();
-        }
-        let (well, text) = ask(stage, &["unload"]).await;
-        assert!(well && text.contains("removed all programs"), "{text}");
-        assert_eq!(http2::taps(stage.world.pins()), 0);
-    });
+            let (well, text) = ask(stage, &["unload", "--timeout", "300ms"]).await;
+            assert!(
+                !well && text.contains("3 connections that were moved are still open"),
+                "{text}"
+            );
+            for _ in 0..CLIENTS {
+                stage.stop_client().await.unwrap();
+            }
+            let (well, text) = ask(stage, &["unload"]).await;
+            assert!(well && text.contains("removed all programs"), "{text}");
+            assert_eq!(http2::taps(stage.world.pins()), 0);
+        },
+    );
 }
