@@ -6,7 +6,7 @@ pub const ABI_VERSION: u32 = 4;
 
 /// Version of the maps in [`map::HTTP2`]. They have one of their own, and fixed sizes, since moved
 /// connections depend on them: another [`ABI_VERSION`] or other limits leave them as they are.
-pub const HTTP2_VERSION: u32 = 2;
+pub const HTTP2_VERSION: u32 = 3;
 
 /// Names of the maps, as the kernel programs declare them and as their pins are called.
 pub mod map {
@@ -128,7 +128,7 @@ pub const HTTP2_CLOSED_MAX: usize = 1_024;
 pub const HTTP2_TOTALS_MAX: usize = 16_384;
 /// Backends whose streams in flight are counted: those with ids below this. The others have none.
 pub const HTTP2_IN_FLIGHT_MAX: usize = BACKENDS_MAX;
-/// Places for bytes behind a hole, of which each takes 128 KiB. A connection needs one from a loss until what
+/// Places for bytes behind a hole, of which each takes 320 KiB. A connection needs one from a loss until what
 /// was lost has come.
 pub const HTTP2_HELD_MAX: usize = 32;
 /// Places that a pod's connections may take: a pod cannot take them all.

@@ -9,7 +9,7 @@ use balancer_common::{
         frame::{FrameHead, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, Sender},
         gate::{self, INJECTED, LOCKED_IN, LOCKED_OUT, MISSED_IN},
         grid::{Bytes, Grid},
-        held::{HELD_RANGES, HELD_WINDOW},
+        held::{HELD_RANGES, HELD_SEGMENT, HELD_WINDOW},
         shift::{FAR_BYTES, FRAME, FRAME_BYTES, Inbound, Injection, Segment, frame_sum},
         track::{LOST, Place, TORN},
     },
@@ -217,8 +217,43 @@ proptest! {
         prop_assert_eq!(follower.track.flags, LOST | TORN);
         let mut kept = place();
         let mut follower = Follower::new(Sender::Server, seq, &mut kept);
-        follower.keep(seq.wrapping_add(HELD_WINDOW - 1), &vec![0; HELD_WINDOW as usize]);
+        let segment = vec![0; HELD_SEGMENT as usize];
+        let last = seq.wrapping_add(HELD_WINDOW - HELD_SEGMENT);
+        follower.keep(last, &segment);
         prop_assert_eq!((follower.track.flags, follower.track.held), (0, 1));
+        follower.keep(last.wrapping_add(1 + beyond), &segment);
+        prop_assert_eq!(follower.track.flags, LOST | TORN);
+    }
+
+    #[test]
+    fn reordering_that_never_ends_never_ends_the_following(
+        seq: u32,
+        payload in 0_usize..3_000,
+        segment in 5_000_usize..HELD_SEGMENT as usize,
+    ) {
+        let mut whole = frame(SETTINGS, 0, 0, 0);
+        while whole.len() < 4 * HELD_WINDOW as usize {
+            whole.extend(frame(0, 0, 1, payload));
+        }
+        let count = whole.len().div_ceil(segment);
+        let mut kept = place();
+        let mut follower = Follower::new(Sender::Server, seq, &mut kept);
+        let mut arrives = |index: usize| {
+            let from = index * segment;
+            if from < whole.len() {
+                follow(&mut follower, &whole, seq, from, whole.len().min(from + segment));
+            }
+            (follower.track.held, follower.track.flags)
+        };
+        // Every other segment is ahead of the two before it, so that a hole is open from the first to the last,
+        // and far more goes by than a place has room for.
+        prop_assert_eq!(arrives(1), (1, 0));
+        for index in (0..count).step_by(2) {
+            prop_assert_eq!(arrives(index + 3).1, 0);
+            prop_assert_eq!(arrives(index).1, 0);
+        }
+        prop_assert_eq!(arrives(0), (0, 0));
+        prop_assert_eq!(follower.track.grid.next_seq, seq.wrapping_add(whole.len() as u32));
     }
 
     #[test]
@@ -235,8 +270,12 @@ proptest! {
         prop_assert_eq!(follower.track.place(behind, 1), Some(Place::Behind));
         follower.keep(behind, &[0]);
         prop_assert_eq!(follower.track.flags, 0);
-        prop_assert_eq!(follower.ranges.base, seq.wrapping_add(18 + length));
-        prop_assert_eq!(follower.ranges.hole_at(follower.ranges.base), u64::from(gap));
+        prop_assert_eq!(follower.ranges.hole_at(seq.wrapping_add(18 + length)), u64::from(gap));
+        // The room for it is counted from there on.
+        follower.keep(seq.wrapping_add(18 + length + HELD_WINDOW - 1), &[0]);
+        prop_assert_eq!(follower.track.flags, 0);
+        follower.keep(seq.wrapping_add(18 + length + HELD_WINDOW), &[0]);
+        prop_assert_eq!(follower.track.flags, LOST | TORN);
     }
 
     #[test]

@@ -3,12 +3,12 @@
 use super::{
     frame::{FrameHead, HEAD_BYTES, Sender},
     grid::{Bytes, Grid, Invalid},
-    held::{self, HELD_WINDOW, Keep, NOTHING, Ranges, Store},
+    held::{self, HELD_WINDOW, NOTHING, Ranges, Store},
     track::{Place, TORN, Track},
 };
 
 /// Bytes that a follower keeps things in.
-pub const KEPT_BYTES: usize = 2 * HELD_WINDOW as usize + HEAD_BYTES as usize;
+pub const KEPT_BYTES: usize = HELD_WINDOW as usize;
 
 /// One direction of a connection, with a place for what comes behind a hole.
 #[derive(Debug)]
@@ -28,14 +28,10 @@ struct Kept<'k>(&'k Ranges, &'k [u8]);
 
 impl<'b> Follower<'b> {
     /// The beginning of what `sender` sends, with [`KEPT_BYTES`] to keep things in; with fewer, whatever does
-    /// not fit is lost sight of.
+    /// not find its place is lost sight of.
     #[must_use]
     pub const fn new(sender: Sender, seq: u32, bytes: &'b mut [u8]) -> Self {
-        let ranges = Ranges {
-            base: 0,
-            reserved: 0,
-            ranges: [held::Range { from: 0, to: 0 }; held::HELD_RANGES],
-        };
+        let ranges = Ranges { ranges: [held::Range { from: 0, to: 0 }; held::HELD_RANGES] };
         Self { track: Track::new(sender, seq), ranges, sender, bytes }
     }
 
@@ -59,19 +55,25 @@ impl<'b> Follower<'b> {
     /// Keeps a segment behind a hole.
     pub fn keep(&mut self, seq: u32, piece: &[u8]) {
         if self.track.held == 0 {
-            self.ranges.begin(&self.track.grid);
+            self.ranges = Ranges::default();
             self.track.held = 1;
         }
-        let kept = self.ranges.keep(self.track.grid.next_seq, seq, piece.len() as u32);
-        let place = kept.and_then(|Keep { at, length }| {
-            self.bytes.get_mut(at as usize..(at + length) as usize)
-        });
-        if let Some(place) = place {
-            place.copy_from_slice(piece);
-        } else {
+        let Grid { next_seq, payload_left, .. } = self.track.grid;
+        let kept = self.ranges.keep(next_seq, payload_left, seq, piece.len() as u32);
+        if kept.is_none_or(|kept| !self.copy(kept.at, piece)) {
             self.track.held = 0;
             self.track.lose(TORN);
         }
+    }
+
+    /// Copies a piece to where it belongs in the ring; whether there is memory for it.
+    fn copy(&mut self, at: u32, piece: &[u8]) -> bool {
+        let first = piece.len().min((HELD_WINDOW - at) as usize);
+        for (at, part) in [(at as usize, &piece[..first]), (0, &piece[first..])] {
+            let Some(place) = self.bytes.get_mut(at..at + part.len()) else { return false };
+            place.copy_from_slice(part);
+        }
+        true
     }
 
     fn drain(&mut self, mut found: impl FnMut(&FrameHead)) {
@@ -109,10 +111,6 @@ pub fn walk(
 }
 
 impl Store for Kept<'_> {
-    fn base(&self) -> u32 {
-        self.0.base
-    }
-
     fn end_of(&self, seq: u32) -> Option<u32> {
         known(self.0.end_of(seq))
     }
@@ -128,10 +126,14 @@ const fn known(number: u64) -> Option<u32> {
 
 impl Bytes for Kept<'_> {
     fn byte(&self, at: u32) -> Option<u8> {
-        self.1.byte(at)
+        self.1.get(Ranges::at(at) as usize).copied()
     }
 
     fn head(&self, at: u32) -> Option<[u8; HEAD_BYTES as usize]> {
-        self.1.head(at)
+        let mut head = [0; HEAD_BYTES as usize];
+        for (index, byte) in head.iter_mut().enumerate() {
+            *byte = self.byte(at.wrapping_add(index as u32))?;
+        }
+        Some(head)
     }
 }

@@ -10,14 +10,15 @@ use super::{
 };
 use bytemuck::{Pod, Zeroable};
 
-/// A segment must begin within so many bytes, and have no more itself. The largest that an interface
-/// commonly takes for one has as many (`GSO_LEGACY_MAX_SIZE`, `include/linux/netdevice.h`).
-pub const HELD_WINDOW: u32 = 1 << 16;
+/// Bytes behind the last one that is known or needs not be, of which each may be kept: a power of two. The bytes
+/// of a place are a ring of so many.
+pub const HELD_WINDOW: u32 = 1 << 18;
+/// A segment has so many bytes at most. The largest that an interface commonly takes for one has as many
+/// (`GSO_LEGACY_MAX_SIZE`, `include/linux/netdevice.h`).
+pub const HELD_SEGMENT: u32 = 1 << 16;
 /// Holes that are open at a time. Selective acknowledgements tell of four ranges at most (RFC 2018), so
 /// that a sender knows of few more.
 pub const HELD_RANGES: usize = 8;
-/// Bytes behind the last one, so that a head can be read wherever it begins.
-const SPARE_BYTES: usize = 16;
 /// Set in [`Held::owner`] while a processor uses the place.
 pub const HELD_BUSY: u64 = 1 << 63;
 /// Whose place this is: bytes of a server, or of a client.
@@ -37,10 +38,6 @@ pub struct Range {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub struct Ranges {
-    /// The sequence number of the first byte of the place.
-    pub base: u32,
-    /// Kept zero.
-    pub reserved: u32,
     /// In no order; empty ones are free.
     pub ranges: [Range; HELD_RANGES],
 }
@@ -56,26 +53,28 @@ pub struct Held {
     pub kept_ns: u64,
     /// Which bytes there are.
     pub ranges: Ranges,
-    /// The bytes.
-    pub bytes: [u8; 2 * HELD_WINDOW as usize + SPARE_BYTES],
+    /// The bytes, each where [`Ranges::at`] says; then room for a segment that begins before the ring's end
+    /// and is copied whole, before what of it lies beyond is copied to the beginning.
+    pub bytes: [u8; HELD_WINDOW as usize + HELD_SEGMENT as usize],
 }
 
-const _: () =
-    assert!(size_of::<Held>() == 104 + 2 * HELD_WINDOW as usize && align_of::<Held>() == 8);
+const _: () = assert!(
+    size_of::<Held>() == 80 + HELD_WINDOW as usize + HELD_SEGMENT as usize
+        && align_of::<Held>() == 8
+);
 
 /// Where a segment behind a hole is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Where in the place its bytes belong, below [`HELD_WINDOW`].
+    /// Where in the ring its first byte belongs, below [`HELD_WINDOW`].
     pub at: u32,
-    /// How many those are: one at least, [`HELD_WINDOW`] at most.
+    /// How many bytes it has: one at least, [`HELD_SEGMENT`] at most.
     pub length: u32,
 }
 
-/// What is kept, as a walk over it needs it.
+/// What is kept, as a walk over it needs it: an offset is [`Ranges::at`] of a sequence number, or up to
+/// [`HELD_WINDOW`] and a segment behind it, and means the byte of the ring there.
 pub trait Store: Bytes {
-    /// The sequence number of the byte at offset zero.
-    fn base(&self) -> u32;
     /// Where the range that holds a byte ends, by its sequence number.
     fn end_of(&self, seq: u32) -> Option<u32>;
     /// How many bytes are missing between a sequence number and the nearest range behind it.
@@ -86,25 +85,41 @@ pub trait Store: Bytes {
 pub const NOTHING: u64 = u64::MAX >> 1;
 
 impl Ranges {
-    /// An empty place for what comes behind `grid`. Payload that is known to follow is not kept.
+    /// Forgets everything.
     #[inline(always)]
-    pub fn begin(&mut self, grid: &Grid) {
-        self.base = grid.next_seq.wrapping_add(grid.payload_left);
-        self.reserved = 0;
+    pub fn clear(&mut self) {
         for range in &mut self.ranges {
             *range = Range { from: 0, to: 0 };
         }
     }
 
-    /// Takes a segment of `length` bytes in that begins at `seq`; nothing if there is no room. `next_seq` is
-    /// what is known up to: ranges in front of it are not needed any more.
+    /// Where in the ring the byte with this sequence number belongs.
     #[inline(always)]
-    pub fn keep(&mut self, next_seq: u32, seq: u32, length: u32) -> Option<Keep> {
-        let at = seq.wrapping_sub(self.base);
-        if at >= HELD_WINDOW || length == 0 || length > HELD_WINDOW {
+    #[must_use]
+    pub const fn at(seq: u32) -> u32 {
+        seq & (HELD_WINDOW - 1)
+    }
+
+    /// Takes a segment of `length` bytes in that begins at `seq`; nothing if there is no room.
+    ///
+    /// `next_seq` is what is known up to, and `payload_left` how many bytes follow of a payload that nobody
+    /// reads. Whatever lies in front of their end is not needed any more, so that others may have its room.
+    #[inline(always)]
+    pub fn keep(
+        &mut self,
+        next_seq: u32,
+        payload_left: u32,
+        seq: u32,
+        length: u32,
+    ) -> Option<Keep> {
+        let off = seq.wrapping_sub(next_seq.wrapping_add(payload_left));
+        if off >= HELD_WINDOW || length == 0 || length > HELD_SEGMENT {
             return None;
         }
-        let (keep, to) = (Keep { at, length }, seq.wrapping_add(length));
+        if off + length > HELD_WINDOW {
+            return None;
+        }
+        let (keep, to) = (Keep { at: Self::at(seq), length }, seq.wrapping_add(length));
         let mut free = None;
         // VERIFIER: by index, and with little that differs between the turns.
         for index in 0..HELD_RANGES {
@@ -156,9 +171,9 @@ impl Ranges {
 /// [`Invalid`] as of [`Grid::step`].
 #[inline(always)]
 pub fn step<S: Store>(grid: &mut Grid, sender: Sender, store: &S) -> Result<Option<Step>, Invalid> {
-    let (seq, base) = (grid.next_seq, store.base());
+    let (seq, at) = (grid.next_seq, Ranges::at(grid.next_seq));
     if let Some(end) = store.end_of(seq) {
-        return grid.step(sender, store, seq.wrapping_sub(base), end.wrapping_sub(base)).map(Some);
+        return grid.step(sender, store, at, at.wrapping_add(end.wrapping_sub(seq))).map(Some);
     }
     match store.hole_at(seq) {
         Some(hole) if hole <= grid.payload_left => {

@@ -16,7 +16,7 @@ use balancer_common::http2::{
     flow::Http2Flow,
     frame::HEAD_BYTES,
     grid::Bytes,
-    held::{self, HELD_WINDOW, Held, NOTHING, Store},
+    held::{self, HELD_SEGMENT, HELD_WINDOW, Held, NOTHING, Ranges, Store},
     track::{HOMELESS, TORN},
 };
 use core::{arch::asm, ffi::c_void, ptr};
@@ -65,7 +65,8 @@ pub unsafe extern "C" fn http2_keep(
             return 0;
         };
         let length = position_and_length as u32;
-        let at = http2_held_keep(place.0, (*track).grid.next_seq, seq, length);
+        let (next_seq, payload_left) = ((*track).grid.next_seq, (*track).grid.payload_left);
+        let at = http2_held_keep(place.0, next_seq, payload_left, seq, length);
         let is_kept = at != NOTHING && copy(skb, place, at, payload_at, length);
         if !is_kept {
             (*track).held = 0;
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn http2_keep(
     1
 }
 
-/// Where in the place a segment belongs, after it was taken in; [`NOTHING`] if it has no room.
+/// Where in the ring a segment belongs, after it was taken in; [`NOTHING`] if it has no room.
 ///
 /// # Safety
 /// The place is the caller's, and busy.
@@ -86,6 +87,7 @@ pub unsafe extern "C" fn http2_keep(
 pub unsafe extern "C" fn http2_held_keep(
     held: *mut Held,
     next_seq: u32,
+    payload_left: u32,
     seq: u32,
     length: u32,
 ) -> u64 {
@@ -93,7 +95,7 @@ pub unsafe extern "C" fn http2_held_keep(
         return NOTHING;
     }
     // SAFETY: as the caller promises.
-    let kept = unsafe { (*held).ranges.keep(next_seq, seq, length) };
+    let kept = unsafe { (*held).ranges.keep(next_seq, payload_left, seq, length) };
     kept.map_or(NOTHING, |kept| u64::from(kept.at))
 }
 
@@ -125,19 +127,36 @@ pub unsafe extern "C" fn http2_held_hole(held: *mut Held, seq: u32) -> u64 {
     unsafe { (*held).ranges.hole_at(seq) }
 }
 
-/// Copies a segment's payload to where it belongs, below the window; whether it could be read.
+/// Copies a segment's payload to where it belongs in the ring; whether it could be read.
 #[inline(always)]
 fn copy(skb: *mut __sk_buff, place: Place, at: u64, payload_at: u32, length: u32) -> bool {
-    let (mut at, mut rest) = (at, u64::from(length.wrapping_sub(1)));
+    let end = at + u64::from(length);
+    // SAFETY: the place is busy.
+    unsafe { (*place.0).kept_ns = context::now_ns() };
+    if !copy_run(skb, place, at, payload_at, u64::from(length)) {
+        return false;
+    }
+    if end <= u64::from(HELD_WINDOW) {
+        return true;
+    }
+    // The copy went on into the spare room: what lies there belongs to the beginning.
+    let over = end - u64::from(HELD_WINDOW);
+    let from = payload_at.wrapping_add(length.wrapping_sub(over as u32));
+    copy_run(skb, place, 0, from, over)
+}
+
+/// Copies bytes to a place without regard to where the ring ends.
+#[inline(always)]
+fn copy_run(skb: *mut __sk_buff, place: Place, at: u64, from: u32, length: u64) -> bool {
+    let (mut at, mut rest) = (at, length.wrapping_sub(1));
     // SAFETY: the masks keep what is written within the place: it begins within the window, and is no
-    // longer than that.
+    // longer than a segment, for which there is room behind that.
     unsafe {
         // VERIFIER: in assembly, since the compiler knows that the masks change nothing.
         asm!("{at} &= {mask}", at = inout(reg) at, mask = const HELD_WINDOW - 1);
-        asm!("{rest} &= {mask}", rest = inout(reg) rest, mask = const HELD_WINDOW - 1);
+        asm!("{rest} &= {mask}", rest = inout(reg) rest, mask = const HELD_SEGMENT - 1);
         let to = (&raw mut (*place.0).bytes).cast::<u8>().add(at as usize);
-        (*place.0).kept_ns = context::now_ns();
-        bpf_skb_load_bytes(skb.cast(), payload_at, to.cast(), rest as u32 + 1) == 0
+        bpf_skb_load_bytes(skb.cast(), from, to.cast(), rest as u32 + 1) == 0
     }
 }
 
@@ -279,11 +298,10 @@ impl Bytes for Kept {
 
     #[inline(always)]
     fn head(&self, at: u32) -> Option<[u8; HEAD_BYTES as usize]> {
-        let from = self.at(at);
         let mut head = [0; HEAD_BYTES as usize];
         for (index, byte) in head.iter_mut().enumerate() {
-            // SAFETY: a place has a head's length to spare behind where the mask leads.
-            *byte = unsafe { ptr::read_volatile(from.add(index)) };
+            // SAFETY: as in `byte`; each by itself, since a head may begin before the ring's end.
+            *byte = unsafe { ptr::read_volatile(self.at(at.wrapping_add(index as u32))) };
         }
         Some(head)
     }
@@ -291,20 +309,14 @@ impl Bytes for Kept {
 
 impl Store for Kept {
     #[inline(always)]
-    fn base(&self) -> u32 {
-        // SAFETY: the place is the caller's, and busy.
-        unsafe { (*self.0).ranges.base }
-    }
-
-    #[inline(always)]
     fn end_of(&self, seq: u32) -> Option<u32> {
-        // SAFETY: as in `base`.
+        // SAFETY: the place is the caller's, and busy.
         known(unsafe { http2_held_end(self.0, seq) })
     }
 
     #[inline(always)]
     fn hole_at(&self, seq: u32) -> Option<u32> {
-        // SAFETY: as in `base`.
+        // SAFETY: as in `end_of`.
         known(unsafe { http2_held_hole(self.0, seq) })
     }
 }
@@ -317,7 +329,7 @@ fn known(number: u64) -> Option<u32> {
 impl Kept {
     #[inline(always)]
     fn at(&self, at: u32) -> *const u8 {
-        let offset = (at & (2 * HELD_WINDOW - 1)) as usize;
+        let offset = Ranges::at(at) as usize;
         // SAFETY: only an address is taken, of a byte within the place.
         unsafe { (&raw const (*self.0).bytes).cast::<u8>().add(offset) }
     }

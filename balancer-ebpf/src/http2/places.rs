@@ -95,7 +95,7 @@ pub(super) unsafe fn take(flow: FlowRef, track: *mut Track, owner: u64) -> Optio
         if let Some(place) = Place::open(held, old, owner) {
             // SAFETY: the place is busy, and the lock of the track is held.
             unsafe {
-                (*held).ranges.begin(&(*track).grid);
+                (*held).ranges.clear();
                 (*track).held = index + 1;
             }
             return Some(place);

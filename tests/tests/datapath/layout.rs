@@ -215,7 +215,7 @@ fn http2() -> [(&'static str, Layout); 9] {
         }),
         shared!(Track { grid, held, flags }),
         shared!(Range { from, to }),
-        shared!(Ranges { base, reserved, ranges }),
+        shared!(Ranges { ranges }),
         shared!(Held { owner, kept_ns, ranges, bytes }),
     ]
 }

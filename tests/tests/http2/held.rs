@@ -11,13 +11,16 @@ use balancer_common::{
     address::Address,
     http2::{
         flow::{Http2Key, Visibility},
-        frame::{PING, SETTINGS},
+        frame::{DATA, PING, SETTINGS},
+        held::HELD_WINDOW,
     },
 };
 use balancer_tests::capability;
 use std::net::IpAddr;
 
 const NETNS: u64 = 5;
+/// Bytes of a segment; those that a test of a program carries fit a page.
+const SEGMENT_BYTES: usize = 3_001;
 /// Close to the end of the numbers.
 const FIRST: u32 = u32::MAX - 20;
 
@@ -57,12 +60,17 @@ impl Connection {
 
     fn arrives(&self, kernel: &Kernel, number: usize) {
         let before: usize = self.frames[..number].iter().map(Vec::len).sum();
+        self.comes(kernel, before, &self.frames[number]);
+    }
+
+    /// Bytes come, of which the first one is so many behind the server's first.
+    fn comes(&self, kernel: &Kernel, at: usize, payload: &[u8]) {
         let segment = Segment {
-            seq: FIRST.wrapping_add(u32::try_from(before).unwrap()),
+            seq: FIRST.wrapping_add(u32::try_from(at).unwrap()),
             ack: 1,
             flags: ACK,
             window: 900,
-            payload: self.frames[number].clone(),
+            payload: payload.to_vec(),
             ..Segment::default()
         };
         let delivered = kernel.deliver(NETNS, &segment, self.down).unwrap();
@@ -160,6 +168,35 @@ fn a_forgotten_place_is_taken_over_and_its_first_owner_finds_nothing_in_it() {
         assert!(!first.is_in_sync(&kernel), "it does not take what is there for its own");
         third.arrives(&kernel, 2);
         assert!(third.has_all(&kernel));
+        assert_eq!(used(&kernel), 0);
+    }
+}
+
+#[test]
+fn reordering_that_never_ends_never_ends_the_following() {
+    for mut kernel in kernels() {
+        let connection = Connection::begin(&mut kernel, 1_000, 7);
+        let first: usize = connection.frames[..2].iter().map(Vec::len).sum();
+        let mut bytes = Vec::new();
+        while bytes.len() < 3 * HELD_WINDOW as usize {
+            frame(&mut bytes, DATA, 0, 1, &[0xaa; 500]);
+        }
+        let segments: Vec<_> = bytes.chunks(SEGMENT_BYTES).collect();
+        let arrives = |index: usize| {
+            if let Some(segment) = segments.get(index) {
+                connection.comes(&kernel, first + index * SEGMENT_BYTES, segment);
+            }
+            kernel.flow(connection.key).inbound
+        };
+        // Every other one is ahead of the two before it: a hole is open from the first to the last, and more
+        // goes by than a place has room for.
+        arrives(1);
+        for index in (0..segments.len()).step_by(2) {
+            assert!(arrives(index + 3).is_in_sync() && arrives(index).is_in_sync(), "{index}");
+        }
+        let track = arrives(0);
+        let end = FIRST.wrapping_add(u32::try_from(first + bytes.len()).unwrap());
+        assert_eq!((track.grid.next_seq, track.takes_frame()), (end, true));
         assert_eq!(used(&kernel), 0);
     }
 }

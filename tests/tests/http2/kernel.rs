@@ -132,15 +132,17 @@ impl Kernel {
             let bytes = self.held.get(&index, 0).unwrap();
             Place { owner: u64::from_ne_bytes(bytes[..8].try_into().unwrap()) }
         };
-        (0..self.held.len()).map(place).collect()
+        on_a_large_stack(|| (0..self.held.len()).map(place).collect())
     }
 
     /// Makes a place one that was not touched since the machine was started.
     pub(crate) fn forget_place(&mut self, index: usize) {
         let index = u32::try_from(index).unwrap();
-        let mut bytes = self.held.get(&index, 0).unwrap();
-        bytes[std::mem::offset_of!(Held, kept_ns)..][..8].fill(0);
-        self.held.set(index, bytes, 0).unwrap();
+        on_a_large_stack(|| {
+            let mut bytes = self.held.get(&index, 0).unwrap();
+            bytes[std::mem::offset_of!(Held, kept_ns)..][..8].fill(0);
+            self.held.set(index, bytes, 0).unwrap();
+        });
     }
 
     /// Changes what is kept, while no program runs.
@@ -221,4 +223,10 @@ fn strip(packet: &[u8], ends: Ends) -> &[u8] {
         usize::from(u16::from_be_bytes([ip[4], ip[5]])) + 40
     };
     &packet[..ETHERNET_BYTES as usize + length]
+}
+
+/// For values of maps that would fill the stack of a test's thread.
+fn on_a_large_stack<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    let roomy = std::thread::Builder::new().stack_size(64 * size_of::<Held>());
+    std::thread::scope(|scope| roomy.spawn_scoped(scope, act).unwrap().join().unwrap())
 }
