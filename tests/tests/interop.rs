@@ -84,7 +84,7 @@ fn every_client_follows_from_every_server_and_no_call_fails() {
             let round = Round { v6: *v6, way: *way, pairs, calls: MIXED, mode, moves };
             for outcome in play(&programs, &round) {
                 assert!(outcome.moves > 0 && outcome.dials > outcome.moves, "{}", outcome.line());
-                assert!(outcome.moves >= moves || outcome.out_of_sync > 0, "{}", outcome.line());
+                assert!(outcome.moves >= moves && outcome.out_of_sync == 0, "{}", outcome.line());
                 if outcome.pair.0 == Tonic {
                     assert_hyper(&outcome);
                 } else {
@@ -178,7 +178,7 @@ fn no_call_fails_on_a_path_that_loses_repeats_and_reorders() {
     let Some(programs) = programs() else { return };
     // A connection for each worker, and another after some calls: one that is out of sync stays so.
     let calls = Calls { unary: 8, rate: 100, streams: 0, bytes_max: 64 << 10, renew: 20 };
-    let mut all_moves = 0;
+    let (mut all_moves, mut all_lost) = (0, 0);
     for (number, percent) in PERCENTS.into_iter().enumerate() {
         let pairs = vec![(Tonic, Tonic), (Go, Go), (Tonic, Go), (Go, Grpcio)];
         let (way, mode) = (Way::Bad { percent, seed: SEED }, Mode::Now);
@@ -191,8 +191,10 @@ fn no_call_fails_on_a_path_that_loses_repeats_and_reorders() {
                 assert_eq!(outcome.failed_in_time(), 0, "{}", outcome.line());
                 assert!(outcome.tally.replied() > 0, "{}", outcome.line());
                 all_moves += outcome.moves;
+                all_lost += outcome.out_of_sync;
             }
         }
     }
-    assert!(all_moves > 0);
+    // More holes at a time than are kept may come, but seldom.
+    assert!(all_lost * 20 <= all_moves, "{all_lost} out of sync, {all_moves} moved");
 }
