@@ -189,7 +189,11 @@ impl Daemon {
         let began = Instant::now();
         let touched = self.engine.core.take_touched();
         self.http2.is_urgent = false;
-        if self.started.follows_http2() && self.engine.core.services().any(Service::is_followed) {
+        // After the last such service is gone, what it leaves is looked at to its end.
+        let is_wanted = self.engine.core.services().any(Service::is_followed)
+            || !self.http2.wishes.is_empty()
+            || !self.http2.status.connections.is_empty();
+        if self.started.follows_http2() && is_wanted {
             self.lead_clients(began).await;
             if let Err(error) = self.balance_http2() {
                 self.http2.fail(format!("read the connections: {error}"));
