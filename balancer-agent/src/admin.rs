@@ -18,6 +18,9 @@ use std::{
 /// Where the socket and other run-time files are unless the user says otherwise.
 pub const RUNTIME_DIR: &str = "/run/balancer";
 
+/// How HTTP/2 connections are counted whose frames are not followed.
+pub const NOT_FOLLOWED: &str = "not-followed";
+
 /// The socket in a runtime directory.
 pub fn socket_path(runtime: &Path) -> PathBuf {
     runtime.join("admin.sock")
@@ -220,12 +223,25 @@ pub struct WorkStatus {
 pub struct Http2Status {
     /// Why nothing can be followed here; none where it can.
     pub unable: Option<String>,
-    /// Connections of services that ask for it, by what can be said of their frames.
-    pub connections: BTreeMap<String, u64>,
     /// Pods, and other clients, whose interfaces lead to the programs.
     pub clients: u64,
     /// Interfaces of these.
     pub interfaces: u64,
+    /// All services together, those included that are gone.
+    #[serde(flatten)]
+    pub all: Http2Account,
+    /// Each service that is balanced and has had such connections since the start, by its name.
+    #[serde(default)]
+    pub services: BTreeMap<String, Http2Account>,
+    /// The latest failure.
+    pub latest_error: Option<String>,
+}
+
+/// What is counted of HTTP/2 connections and of their moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Http2Account {
+    /// Connections of services that ask for it, by what can be said of their frames.
+    pub connections: BTreeMap<String, u64>,
     /// Moves that were begun since the start, by their cause.
     pub begun: BTreeMap<String, u64>,
     /// Moves that were made: the client was told.
@@ -234,8 +250,6 @@ pub struct Http2Status {
     pub given_up: u64,
     /// Connections of now whose clients were told and stayed.
     pub stubborn: u64,
-    /// The latest failure.
-    pub latest_error: Option<String>,
 }
 
 /// Connections that were to be destroyed, since the start.

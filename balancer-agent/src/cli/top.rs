@@ -36,6 +36,9 @@ impl Report for TopReport {
         page.line(&self.sample.summary());
         for service in &self.sample.services {
             page.heading(&service.name);
+            if let Some(moves) = self.sample.moves_of(&service.name) {
+                page.line(&moves);
+            }
             let rows = service.backends.iter().map(view::cells).collect();
             page.table(&view::HEADINGS, rows);
         }

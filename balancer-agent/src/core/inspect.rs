@@ -1,6 +1,6 @@
 //! What can be asked of the core: how far it is, what it waits for, what is wrong.
 
-use super::{Core, Totals, event::Source, model::ServiceName, problem::Problem};
+use super::{Core, Totals, event::Source, kernel::Held, model::ServiceName, problem::Problem};
 use balancer_common::backend::Backend;
 use std::collections::BTreeSet;
 
@@ -15,6 +15,12 @@ impl Core {
     /// The id of the service of that name, if the kernel has it.
     pub fn id_of(&self, name: &ServiceName) -> Option<u32> {
         self.kernel.find(name).map(|(id, _)| id)
+    }
+
+    /// Whether the kernel balances a service of that name. It may hold what is left of others.
+    pub fn balances(&self, name: &str) -> bool {
+        let id = self.kernel.by_name.get(name);
+        id.and_then(|id| self.kernel.services.get(id)).is_some_and(Held::is_valid)
     }
 
     /// The backends of a service, with their ids.

@@ -1,7 +1,9 @@
 //! What is observed of the world: services, where their endpoints come from, and how to pick one.
 
 use balancer_common::service;
-use std::{collections::BTreeSet, fmt, net::SocketAddr, num::NonZeroU32, sync::Arc};
+use std::{
+    borrow::Borrow, collections::BTreeSet, fmt, net::SocketAddr, num::NonZeroU32, sync::Arc,
+};
 
 /// The unique name of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +29,13 @@ impl ServiceName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A name equals, orders and hashes as its text does.
+impl Borrow<str> for ServiceName {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

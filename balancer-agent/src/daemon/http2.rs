@@ -1,5 +1,6 @@
 //! Follows HTTP/2 connections and moves them: looks at their loads, plans, and carries the plan out.
 
+mod accounts;
 mod clients;
 mod commands;
 mod wishes;
@@ -10,6 +11,7 @@ use crate::{
     admin::Http2Status,
     config::Config,
     core::{
+        Core,
         model::Service,
         rebalance::{Caution, Frames, Move, Picture, Rebalancer, ServiceLoad, Standings},
     },
@@ -133,16 +135,18 @@ impl Http2 {
     }
 
     /// What the status says of the connections.
-    fn count(&mut self, loads: &LoadsByService, frames: &FramesByCookie) {
-        let mut connections: BTreeMap<String, u64> = BTreeMap::new();
-        for flow in loads.values().flat_map(|load| &load.flows) {
-            let name = frames.get(&flow.cookie).map_or("not-followed", |it| it.visibility.name());
-            *connections.entry(name.into()).or_default() += 1;
+    fn count(&mut self, loads: &LoadsByService, frames: &FramesByCookie, core: &Core) {
+        self.status.begin_look();
+        for (id, load) in loads {
+            let Some((_, service)) = core.declared(*id) else { continue };
+            let states = load.flows.iter().map(|flow| frames.get(&flow.cookie));
+            let stubborn = self.rebalancer.stubborn(*id).count() as u64;
+            self.status.look_at(
+                &service.name,
+                states.map(|it| it.map(|it| it.visibility)),
+                stubborn,
+            );
         }
-        self.status.connections = connections;
-        let services = loads.keys();
-        self.status.stubborn =
-            services.map(|id| self.rebalancer.stubborn(*id).count() as u64).sum();
         (self.status.clients, self.status.interfaces) = self.clients.counts();
     }
 }
@@ -189,10 +193,11 @@ impl Daemon {
         let began = Instant::now();
         let touched = self.engine.core.take_touched();
         self.http2.is_urgent = false;
+        self.http2.status.retain_services(|name| self.engine.core.balances(name));
         // After the last such service is gone, what it leaves is looked at to its end.
         let is_wanted = self.engine.core.services().any(Service::is_followed)
             || !self.http2.wishes.is_empty()
-            || !self.http2.status.connections.is_empty();
+            || !self.http2.status.all.connections.is_empty();
         if self.started.follows_http2() && is_wanted {
             self.lead_clients(began).await;
             if let Err(error) = self.balance_http2() {
@@ -255,7 +260,7 @@ impl Daemon {
         self.http2.rebalancer.retain(|service| loads.contains_key(&service));
         let in_use = loads.iter().filter(|(_, load)| !load.flows.is_empty());
         self.http2.in_use = in_use.map(|(service, _)| *service).collect();
-        self.http2.count(&loads, &frames);
+        self.http2.count(&loads, &frames, &self.engine.core);
         Ok(())
     }
 
@@ -306,8 +311,9 @@ impl Daemon {
     }
 
     fn take_in(&mut self, outcome: wishes::Outcome) {
-        self.http2.status.made += outcome.made;
-        self.http2.status.given_up += outcome.given_up;
+        for (service, end) in outcome.ends {
+            self.http2.status.end_move(&service, end);
+        }
         if let Some(error) = outcome.error {
             self.http2.fail(error);
         }
@@ -316,19 +322,20 @@ impl Daemon {
     /// Tells the kernel of a move, after the client's cursor was set to where its next connection should go.
     fn begin_move(&mut self, service: u32, planned: &Move, seen: &Seen) {
         let Some((key, _)) = seen.http2.get(&planned.cookie) else { return };
+        let Some((_, declared)) = self.engine.core.declared(service) else { return };
         if let Some((to, flow)) = planned.to.zip(seen.flows.get(&planned.cookie)) {
             let steered = self.engine.maps.steer(planned.pod, service, flow.frontend_family, to);
             if let Err(error) = steered {
                 self.http2.fail(format!("set a client's cursor: {error}"));
             }
         }
-        let patience = self.engine.core.declared(service).and_then(|(_, it)| it.move_patience_ms);
-        let patience = patience.map(|ms| Duration::from_millis(ms.into()));
-        match self.http2.wishes.begin(&self.started, planned.cookie, *key, patience) {
+        let patience = declared.move_patience_ms.map(|ms| Duration::from_millis(ms.into()));
+        let connection = (&declared.name, planned.cookie);
+        match self.http2.wishes.begin(&self.started, connection, *key, patience) {
             // It has ended by itself meanwhile.
             Ok(false) => {}
             Ok(true) => {
-                *self.http2.status.begun.entry(planned.cause.name().into()).or_default() += 1;
+                self.http2.status.begin_move(&declared.name, planned.cause);
                 tracing::debug!(
                     service,
                     cookie = planned.cookie,

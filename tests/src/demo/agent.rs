@@ -45,6 +45,8 @@ pub struct AgentFiles {
     pub clsact: bool,
     /// How long moves wait for a quiet moment, as the configuration says it.
     pub move_patience: &'static str,
+    /// Where metrics are served, if they are.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl AgentFiles {
@@ -76,6 +78,7 @@ impl AgentFiles {
             through: Vec::new(),
             clsact: false,
             move_patience: MOVE_PATIENCE,
+            metrics: None,
         })
     }
 
@@ -100,6 +103,14 @@ impl AgentFiles {
         self.write(&configuration(vip, backends, limit, self.move_patience))
     }
 
+    /// The same without any service.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure_nothing(&self) -> anyhow::Result<()> {
+        self.write(&format!("version: 1\nlimits: {{ services: 16, backends: {BACKENDS_MAX} }}\n"))
+    }
+
     /// Writes a configuration by which Kubernetes says what to balance.
     ///
     /// # Errors
@@ -109,6 +120,8 @@ impl AgentFiles {
     }
 
     fn write(&self, configuration: &str) -> anyhow::Result<()> {
+        let http = self.metrics.map(|address| format!("http: {{ listen: \"{address}\" }}\n"));
+        let configuration = configuration.to_owned() + &http.unwrap_or_default();
         let draft = self.config.with_extension("yaml.new");
         fs::write(&draft, configuration).context("write the configuration")?;
         fs::rename(&draft, &self.config).context("rename the configuration into place")

@@ -5,10 +5,11 @@ use balancer_common::http2::flow::{Http2Flow, Visibility};
 use balancer_tests::{
     capability, container,
     demo::{
-        scale_up::moves::{moves, until_followed},
+        scale_up::moves::{moves, status, until_followed},
         stage::{Stage, VIP},
     },
     grpc::server::EchoServer,
+    scrape,
 };
 use serde_json::Value;
 use std::{
@@ -97,6 +98,13 @@ fn count(stage: &Stage, visibility: Visibility) -> usize {
     flows(stage).iter().filter(|flow| flow.visibility() == visibility).count()
 }
 
+/// The value of a series of the agent's metrics, if it is there.
+fn sample(stage: &Stage, series: &str) -> Option<String> {
+    let (_, text) = scrape::get(stage.files.metrics.unwrap(), "/metrics").unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.map(str::to_owned)
+}
+
 async fn ask(stage: &Stage, arguments: &[&str]) -> (bool, String) {
     stage.files.ask(arguments).await.unwrap()
 }
@@ -181,6 +189,41 @@ fn what_the_manifest_allows_suffices_to_move_connections() {
             assert_eq!(count(stage, Visibility::Moved), 3, "the next agent knows them");
         },
     );
+}
+
+#[test]
+fn moves_are_counted_for_their_service_until_it_goes() {
+    const BEGUN: &str = "balancer_http2_moves_begun_total{service=\"echo\",cause=\"leaving\"}";
+    const MADE: &str = "balancer_http2_moves_ended_total{service=\"echo\",result=\"made\"}";
+    const VISIBLE: &str = "balancer_http2_connections{service=\"echo\",state=\"visible\"}";
+    const STUBBORN: &str = "balancer_http2_stubborn_connections{service=\"echo\"}";
+    let serve = |stage: &mut Stage| stage.files.metrics = Some(scrape::free_address().unwrap());
+    play_prepared(serve, 2, 0, async |stage: &mut Stage| {
+        let told = |stage: &Stage, series: [&str; 4]| {
+            series.map(|series| sample(stage, series).and_then(|value| value.parse::<u64>().ok()))
+        };
+        let all = [BEGUN, MADE, VISIBLE, STUBBORN];
+        let tell = || told(stage, all);
+        let before = [Some(0), Some(0), Some(6), Some(0)];
+        until_or("each is counted from its first connection on", tell, async || tell() == before)
+            .await;
+        let backend = stage.servers[0].address().to_string();
+        assert!(ask(stage, &["drain", &backend]).await.0);
+        let after = [Some(3), Some(3), Some(6), Some(0)];
+        until_or("all of its moves are counted", tell, async || tell() == after).await;
+        let (well, text) = ask(stage, &["top", "--once", "--interval", "100ms"]).await;
+        assert!(well && text.contains("ECHO\n3 moves begun, 3 made, 0 given up\n"), "{text}");
+
+        stage.files.configure_nothing().unwrap();
+        assert!(ask(stage, &["reload"]).await.0);
+        until_or("its series end with it", tell, async || tell() == [None; 4]).await;
+        let of_now = async |stage: &Stage| {
+            let status = status(stage).await.unwrap();
+            [&status["connections"], &status["services"]].map(Value::to_string)
+        };
+        until("its account is closed", async || of_now(stage).await == ["{}", "{}"]).await;
+        assert_eq!(moves(stage).await.unwrap().made, 3, "those of the node are kept");
+    });
 }
 
 #[test]

@@ -60,8 +60,8 @@ fn long_connections_reach_new_pods_and_no_call_fails() {
         assert_eq!(tally.failures, BTreeMap::new(), "{tally:?}");
     }
     let moved = agent.status().unwrap().http2;
-    assert_eq!(moved.begun.values().sum::<u64>(), 4, "{moved:?}");
-    assert_eq!((moved.made, moved.given_up), (4, 0), "{moved:?}");
+    assert_eq!(moved.all.begun.values().sum::<u64>(), 4, "{moved:?}");
+    assert_eq!((moved.all.made, moved.all.given_up), (4, 0), "{moved:?}");
 }
 
 /// A pod can keep its connections where they are: they count for shares, and do not move.
@@ -87,7 +87,7 @@ fn connections_of_a_pod_that_does_not_want_it_stay_where_they_are() {
     scene.scale(6);
     scene.until_active(&agent, &scene.ready(6));
     // Eight connections on six pods: somebody has to give.
-    agent.until(|status| status.http2.made > 0).unwrap();
+    agent.until(|status| status.http2.all.made > 0).unwrap();
     let shown = scene.ask(&["connections", "--pod", &format!("{NAMESPACE}/{SETTLED}")]);
     let connections = shown["connections"].as_array().unwrap();
     assert_eq!(connections.len(), settled.len(), "{shown:#}");
@@ -127,7 +127,7 @@ fn a_pod_whose_interface_goes_while_it_moves_leaves_nothing() {
     let netns = followed(&scene)[0].0.netns;
     assert!(!taps(&scene, netns).is_empty());
     scene.scale(6);
-    agent.until(|status| status.http2.begun.values().sum::<u64>() > 0).unwrap();
+    agent.until(|status| status.http2.all.begun.values().sum::<u64>() > 0).unwrap();
     let place = scene.cluster.kubelet().place(NAMESPACE, CLIENT).unwrap();
     let vanish = || run("ip", &["link", "delete", "eth0"]).map_err(io::Error::other);
     netns::within(&place.inside.namespace, vanish).unwrap();

@@ -6,27 +6,28 @@ use std::collections::BTreeMap;
 
 /// Shows whose frames are followed, and what was moved.
 pub(super) fn lay_out(status: &Http2Status, page: &mut Page) {
-    let nothing_to_tell = status.connections.is_empty()
-        && status.begun.is_empty()
+    let all = &status.all;
+    let nothing_to_tell = all.connections.is_empty()
+        && all.begun.is_empty()
         && status.interfaces == 0
         && status.latest_error.is_none();
     if nothing_to_tell {
         return;
     }
     page.heading("HTTP/2");
-    let begun: u64 = status.begun.values().sum();
+    let begun: u64 = all.begun.values().sum();
     let mut moves = format!("{begun} begun");
     if begun > 0 {
-        moves = format!("{moves} ({})", listed(&status.begun));
+        moves = format!("{moves} ({})", listed(&all.begun));
     }
-    moves = format!("{moves}, {} made, {} given up", status.made, status.given_up);
+    moves = format!("{moves}, {} made, {} given up", all.made, all.given_up);
     let mut pairs = vec![
-        ("connections", listed(&status.connections)),
+        ("connections", listed(&all.connections)),
         ("clients", format!("{}, by {} interfaces", status.clients, status.interfaces)),
         ("moves", moves),
     ];
-    if status.stubborn > 0 {
-        let text = format!("{} connections whose clients were told to leave", status.stubborn);
+    if all.stubborn > 0 {
+        let text = format!("{} connections whose clients were told to leave", all.stubborn);
         pairs.push(("stubborn", text));
     }
     if let Some(error) = &status.latest_error {

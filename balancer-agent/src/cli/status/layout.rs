@@ -159,7 +159,7 @@ mod tests {
     use super::super::{Counts as KernelCounts, DatapathReport, Hook, Lookup, Outcome, TableUse};
     use super::*;
     use crate::{
-        admin::{ConfigStatus, Http2Status, WorkStatus},
+        admin::{ConfigStatus, Http2Account, Http2Status, WorkStatus},
         cli::page::check_golden,
         datapath::self_test::SelfTest,
     };
@@ -226,13 +226,15 @@ mod tests {
             differences: Vec::new(),
             work: WorkStatus::default(),
             http2: Http2Status {
-                connections: [("visible".into(), 30), ("moved".into(), 2)].into(),
                 clients: 32,
                 interfaces: 32,
-                begun: [("new-backend".into(), 11), ("leaving".into(), 3)].into(),
-                made: 13,
-                given_up: 1,
-                stubborn: 1,
+                all: Http2Account {
+                    connections: [("visible".into(), 30), ("moved".into(), 2)].into(),
+                    begun: [("new-backend".into(), 11), ("leaving".into(), 3)].into(),
+                    made: 13,
+                    given_up: 1,
+                    stubborn: 1,
+                },
                 ..Http2Status::default()
             },
         }

@@ -5,7 +5,7 @@ use super::super::{
     snapshot::{Snapshot, listens},
 };
 use crate::{
-    admin::{self, Answer, Http2Status, Request, client},
+    admin::{self, Answer, Http2Account, Http2Status, Request, client},
     core::requests::{self, Requests},
 };
 use anyhow::Context;
@@ -43,7 +43,7 @@ pub(super) struct Sample {
     /// Seconds between the readings.
     pub(super) seconds: f64,
     pub(super) services: Vec<ServiceRow>,
-    /// Moves since the agent started; none without one.
+    /// Moves since the agent started, of all services and of each; none without one.
     pub(super) moves: Option<Http2Status>,
 }
 
@@ -202,6 +202,12 @@ fn rows(backends: &BTreeMap<u32, Backend>, rates: &BTreeMap<u32, Rate>) -> Vec<B
 // === impl Sample ===
 
 impl Sample {
+    /// A line about the moves of a service, if there were any.
+    pub(super) fn moves_of(&self, service: &str) -> Option<String> {
+        let account = self.moves.as_ref()?.services.get(service)?;
+        (!account.begun.is_empty() || account.stubborn > 0).then(|| told(account))
+    }
+
     /// One line about all of it.
     pub(super) fn summary(&self) -> String {
         let backends = self.services.iter().flat_map(|service| &service.backends);
@@ -212,19 +218,22 @@ impl Sample {
             calls += backend.calls_per_s;
             in_flight += backend.in_flight;
         }
-        let moves = self.moves.as_ref().map_or_else(
-            || "agent down".to_owned(),
-            |moves| {
-                let begun: u64 = moves.begun.values().sum();
-                format!("{begun} moves begun, {} made, {} given up", moves.made, moves.given_up)
-            },
-        );
+        let moves =
+            self.moves.as_ref().map_or_else(|| "agent down".to_owned(), |moves| told(&moves.all));
         format!(
             "{} services, {connections} connections ({visible} followed), {calls:.0} calls/s, \
              {in_flight} in flight; {moves}",
             self.services.len()
         )
     }
+}
+
+/// An account of moves in words.
+fn told(account: &Http2Account) -> String {
+    let Http2Account { begun, made, given_up, stubborn, .. } = account;
+    let begun: u64 = begun.values().sum();
+    let told = format!("{begun} moves begun, {made} made, {given_up} given up");
+    if *stubborn == 0 { told } else { format!("{told}, {stubborn} stubborn") }
 }
 
 #[cfg(test)]
@@ -246,10 +255,16 @@ pub(super) mod tests {
             "payments".to_owned(),
             BTreeMap::from([(1, backend(1, "active", 0)), (2, backend(2, "draining", 3))]),
         )]);
+        let account = |leaving, made, given_up, stubborn| Http2Account {
+            begun: BTreeMap::from([("leaving".into(), leaving)]),
+            made,
+            given_up,
+            stubborn,
+            ..Http2Account::default()
+        };
         let http2 = Http2Status {
-            begun: BTreeMap::from([("leaving".into(), 3)]),
-            made: 2,
-            given_up: 1,
+            all: account(8, 6, 2, 1),
+            services: BTreeMap::from([("payments".into(), account(3, 2, 1, 1))]),
             ..Http2Status::default()
         };
         let requests = |opened, slow| {
@@ -281,8 +296,8 @@ pub(super) mod tests {
         assert!(two.p99_ms.is_some_and(|ms| ms > 40.0), "{two:?}");
         assert_eq!(
             sample.summary(),
-            "1 services, 8 connections (8 followed), 20 calls/s, 4 in flight; 3 moves begun, 2 made, \
-             1 given up"
+            "1 services, 8 connections (8 followed), 20 calls/s, 4 in flight; 8 moves begun, 6 made, \
+             2 given up, 1 stubborn"
         );
     }
 }

@@ -25,6 +25,8 @@ pub(super) const HEADINGS: [&str; 10] = [
     "#share",
     "~",
 ];
+/// Columns behind the first one, in which services have their names.
+const BEHIND_NAME: u16 = 9;
 const WIDTHS: [u16; 10] = [26, 9, 7, 9, 9, 8, 8, 8, 8, 20];
 
 /// What is drawn.
@@ -94,7 +96,10 @@ impl View {
         let mut rows = Vec::new();
         for service in &self.sample.services {
             let bold = Style::new().add_modifier(Modifier::BOLD);
-            rows.push(Row::new([service.name.clone()]).style(bold));
+            let moves = self.sample.moves_of(&service.name).unwrap_or_default();
+            let name = Cell::from(service.name.clone());
+            // The line begins in the second column, and ends where the screen does.
+            rows.push(Row::new([name, Cell::from(moves).column_span(BEHIND_NAME)]).style(bold));
             for backend in &service.backends {
                 let cells = HEADINGS.iter().zip(cells(backend));
                 let cells: Vec<_> = cells.map(|(heading, text)| aligned(heading, text)).collect();
@@ -135,9 +140,15 @@ mod tests {
     fn shares_are_drawn_as_bars() {
         let mut view = View { sample: sample(), ..View::default() };
         let screen = drawn(&mut view, 12);
-        for part in
-            ["payments", "10.0.0.1:50051", "75.0 %", "███████████████", "draining", "3 moves begun"]
-        {
+        for part in [
+            "8 moves begun, 6 made, 2 given up",
+            "payments",
+            "3 moves begun, 2 made, 1 given up, 1 stubborn",
+            "10.0.0.1:50051",
+            "75.0 %",
+            "███████████████",
+            "draining",
+        ] {
             assert!(screen.contains(part), "{part} in\n{screen}");
         }
     }

@@ -1,6 +1,7 @@
 //! Moves that the kernel was asked for, until it has made them.
 
-use super::super::startup::Started;
+use super::{super::startup::Started, accounts::End};
+use crate::core::model::ServiceName;
 use balancer_common::http2::{
     Http2Request,
     flow::{Http2Flow, Http2Key, Visibility},
@@ -14,8 +15,10 @@ use std::{
 /// How long a move is waited for at all. An idle connection moves with its next keepalive probe.
 const WAITED_MAX: Duration = Duration::from_mins(5);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Wish {
+    /// Whose connection it is.
+    service: ServiceName,
     key: Http2Key,
     at: Instant,
     /// How long a quiet moment is waited for, in which no stream is in flight. After that any boundary
@@ -32,8 +35,8 @@ pub(super) struct Wishes(BTreeMap<u64, Wish>);
 /// What became of them.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    pub(super) made: u64,
-    pub(super) given_up: u64,
+    /// Those that came to an end, each by the service that it was begun for.
+    pub(super) ends: Vec<(ServiceName, End)>,
     pub(super) error: Option<String>,
 }
 
@@ -71,7 +74,7 @@ impl Wishes {
     pub(super) fn begin(
         &mut self,
         started: &Started,
-        cookie: u64,
+        (service, cookie): (&ServiceName, u64),
         key: Http2Key,
         patience: Option<Duration>,
     ) -> Result<bool, String> {
@@ -80,7 +83,8 @@ impl Wishes {
         let request = Http2Request { key, cookie, wanted };
         let is_there = started.request(&request)?;
         if is_there {
-            self.0.insert(cookie, Wish { key, at: Instant::now(), patience, is_urgent });
+            let service = service.clone();
+            self.0.insert(cookie, Wish { service, key, at: Instant::now(), patience, is_urgent });
         }
         Ok(is_there)
     }
@@ -93,18 +97,19 @@ impl Wishes {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         self.0.retain(|cookie, wish| {
+            let mut end = |end| outcome.ends.push((wish.service.clone(), end));
             let Some((_, flow)) = seen.get(cookie) else {
                 // Closed: after the move if all went well, and for reasons of its own if not.
-                outcome.made += 1;
+                end(End::Made);
                 return false;
             };
             match flow.visibility() {
                 Visibility::Moved => {
-                    outcome.made += 1;
+                    end(End::Made);
                     return false;
                 }
                 Visibility::OutOfSync | Visibility::Opaque => {
-                    outcome.given_up += 1;
+                    end(End::GivenUp);
                     return false;
                 }
                 Visibility::Awaited | Visibility::Visible => {}
@@ -113,7 +118,7 @@ impl Wishes {
                 |wanted| started.request(&Http2Request { key: wish.key, cookie: *cookie, wanted });
             let result = match wish.due(wish.at.elapsed()) {
                 Due::GiveUp => {
-                    outcome.given_up += 1;
+                    end(End::GivenUp);
                     ask(0).map(|_| false)
                 }
                 Due::Urge => {
@@ -138,6 +143,7 @@ mod tests {
     #[test]
     fn a_quiet_moment_is_waited_for_as_long_as_was_asked() {
         let wish = |patience, is_urgent| Wish {
+            service: ServiceName::new("shop").unwrap(),
             key: Http2Key::default(),
             at: Instant::now(),
             patience,

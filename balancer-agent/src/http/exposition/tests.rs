@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    admin::{ConfigStatus, DrainStatus, Http2Status},
+    admin::{ConfigStatus, DrainStatus, Http2Account, Http2Status},
     core::{Totals, requests::Requests},
     datapath::{fill::TableUse, self_test::SelfTest},
     http::{
@@ -62,15 +62,23 @@ pub(in crate::http) fn vitals() -> Vitals {
             ..DrainStatus::default()
         },
         http2: Http2Status {
-            connections: BTreeMap::from([("visible".into(), 30), ("moved".into(), 2)]),
             interfaces: 32,
-            begun: BTreeMap::from([("new-backend".into(), 11)]),
-            made: 10,
-            given_up: 1,
+            services: ["shop/\"cart\"", "zoo"].map(|name| (name.into(), moved())).into(),
             ..Http2Status::default()
         },
         pods: BTreeMap::from([("balanced", 11), ("mesh-proxy", 2), ("opted-out", 1)]),
         kubernetes: Some(kubernetes()),
+    }
+}
+
+/// What was moved of a service.
+fn moved() -> Http2Account {
+    Http2Account {
+        connections: BTreeMap::from([("visible".into(), 30), ("moved".into(), 2)]),
+        begun: BTreeMap::from([("new-backend".into(), 11)]),
+        made: 10,
+        given_up: 1,
+        stubborn: 2,
     }
 }
 
