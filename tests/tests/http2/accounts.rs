@@ -3,22 +3,18 @@
 use super::{
     kernel::Kernel,
     model::frame,
-    segment::{ACK, Ends, Segment},
+    segment::{ACK, Ends, Segment, Wire},
 };
 use balancer_agent::datapath::loader;
-use balancer_common::{
-    address::Address,
-    http2::{
-        counts::{CODES, Http2Counts, Http2TotalsKey, code_index},
-        flow::{Http2Flow, Http2Key},
-        frame::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS},
-        gate::SETTLED,
-    },
+use balancer_common::http2::{
+    counts::{CODES, Http2Counts, Http2TotalsKey, code_index},
+    flow::{Http2Flow, Http2Key},
+    frame::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS},
+    gate::SETTLED,
 };
 use balancer_tests::capability;
 use bytemuck::Zeroable;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use std::net::IpAddr;
 
 pub(super) const NETNS: u64 = 5;
 const STEPS: usize = 120;
@@ -86,22 +82,6 @@ pub(super) struct Books {
     loss: u32,
 }
 
-fn ends() -> (Http2Key, Ends, Ends) {
-    let (client, server): (IpAddr, IpAddr) =
-        ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-    let key = Http2Key {
-        netns: NETNS,
-        client: Address::from(client),
-        server: Address::from(server),
-        client_port_be: 40_000_u16.to_be(),
-        server_port_be: 80_u16.to_be(),
-        reserved: 0,
-    };
-    let down = Ends { source: (server, 80), destination: (client, 40_000) };
-    let up = Ends { source: (client, 40_000), destination: (server, 80) };
-    (key, down, up)
-}
-
 pub(super) fn slots_taken(flow: &Http2Flow) -> usize {
     flow.streams.iter().filter(|slot| **slot != 0).count()
 }
@@ -110,7 +90,7 @@ impl Books {
     /// Begins a connection of a backend of its own, so that what it has in flight is its own.
     fn new(kernel: &mut Kernel, seed: u64, loss: u32) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let (key, down, up) = ends();
+        let Wire { key, down, up } = Wire::new(NETNS, 40_000);
         let (client_first, server_first) = (random.random(), random.random());
         kernel.establish(key, seed, client_first, server_first);
         kernel.change(key, |flow| {

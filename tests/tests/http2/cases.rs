@@ -3,21 +3,17 @@
 use super::{
     kernel::Kernel,
     model::{client_script, frame},
-    segment::{ACK, Ends, FIN, PSH, RST, SYN, Segment},
+    segment::{ACK, Ends, FIN, PSH, RST, SYN, Segment, Wire},
 };
 use balancer_agent::datapath::loader;
-use balancer_common::{
-    address::Address,
-    http2::{
-        flow::Http2Key,
-        frame::{HEADERS, SETTINGS},
-        gate::{ACKED, FAR, INJECTED, LOCKED_IN, OPAQUE, WANTED, WANTED_NOW},
-        shift::FRAME,
-    },
+use balancer_common::http2::{
+    flow::Http2Key,
+    frame::{HEADERS, SETTINGS},
+    gate::{ACKED, FAR, INJECTED, LOCKED_IN, OPAQUE, WANTED, WANTED_NOW},
+    shift::FRAME,
 };
 use balancer_tests::capability;
 use rand::{SeedableRng, rngs::StdRng};
-use std::net::IpAddr;
 
 const NETNS: u64 = 3;
 const COOKIE: u64 = 4;
@@ -39,19 +35,8 @@ impl Case {
     /// A connection on which both sides have sent their settings, and the client `requests` requests.
     fn new(requests: u32) -> Self {
         let mut kernel = Kernel::load(loader::object(), false);
-        let (client, server): (IpAddr, IpAddr) =
-            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let key = Http2Key {
-            netns: NETNS,
-            client: Address::from(client),
-            server: Address::from(server),
-            client_port_be: 40_000_u16.to_be(),
-            server_port_be: 80_u16.to_be(),
-            reserved: 0,
-        };
+        let Wire { key, down, up } = Wire::new(NETNS, 40_000);
         kernel.establish(key, COOKIE, CLIENT_FIRST, FIRST);
-        let down = Ends { source: (server, 80), destination: (client, 40_000) };
-        let up = Ends { source: (client, 40_000), destination: (server, 80) };
         let mut case = Self { kernel, key, down, up, next: FIRST, client_next: CLIENT_FIRST };
         let bytes = client_script(&mut StdRng::seed_from_u64(1), requests).bytes;
         case.request(&bytes);

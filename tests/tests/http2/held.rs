@@ -3,20 +3,18 @@
 use super::{
     kernel::Kernel,
     model::frame,
-    segment::{ACK, Ends, Segment},
+    segment::{ACK, Segment, Wire},
 };
 use balancer_agent::datapath::loader;
 use balancer_common::{
     abi,
-    address::Address,
     http2::{
-        flow::{Http2Key, Visibility},
+        flow::Visibility,
         frame::{DATA, PING, SETTINGS},
         held::HELD_WINDOW,
     },
 };
 use balancer_tests::capability;
-use std::net::IpAddr;
 
 const NETNS: u64 = 5;
 /// Bytes of a segment; those that a test of a program carries fit a page.
@@ -26,33 +24,22 @@ const FIRST: u32 = u32::MAX - 20;
 
 /// A connection whose server has sent settings and three pings, of which the second comes last.
 struct Connection {
-    key: Http2Key,
-    down: Ends,
+    wire: Wire,
     frames: [Vec<u8>; 4],
 }
 
 impl Connection {
     /// The first two frames have come.
     fn begin(kernel: &mut Kernel, port: u16, pod: u64) -> Self {
-        let (client, server): (IpAddr, IpAddr) =
-            ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let key = Http2Key {
-            netns: NETNS,
-            client: Address::from(client),
-            server: Address::from(server),
-            client_port_be: port.to_be(),
-            server_port_be: 80_u16.to_be(),
-            reserved: 0,
-        };
-        kernel.establish(key, port.into(), 1, FIRST);
-        kernel.change(key, |flow| flow.pod = pod);
-        let down = Ends { source: (server, 80), destination: (client, port) };
+        let wire = Wire::new(NETNS, port);
+        kernel.establish(wire.key, port.into(), 1, FIRST);
+        kernel.change(wire.key, |flow| flow.pod = pod);
         let frames = [SETTINGS, PING, PING, PING].map(|kind| {
             let mut bytes = Vec::new();
             frame(&mut bytes, kind, 0, 0, if kind == PING { &[7; 8] } else { &[] });
             bytes
         });
-        let connection = Self { key, down, frames };
+        let connection = Self { wire, frames };
         connection.arrives(kernel, 0);
         connection.arrives(kernel, 1);
         connection
@@ -73,7 +60,7 @@ impl Connection {
             payload: payload.to_vec(),
             ..Segment::default()
         };
-        let delivered = kernel.deliver(NETNS, &segment, self.down).unwrap();
+        let delivered = kernel.deliver(NETNS, &segment, self.wire.down).unwrap();
         assert_eq!(delivered, segment, "nobody has asked for anything");
     }
 
@@ -85,13 +72,13 @@ impl Connection {
     }
 
     fn is_in_sync(&self, kernel: &Kernel) -> bool {
-        kernel.flow(self.key).inbound.is_in_sync()
+        kernel.flow(self.wire.key).inbound.is_in_sync()
     }
 
     fn has_all(&self, kernel: &Kernel) -> bool {
         let length: usize = self.frames.iter().map(Vec::len).sum();
         let end = FIRST.wrapping_add(u32::try_from(length).unwrap());
-        let track = kernel.flow(self.key).inbound;
+        let track = kernel.flow(self.wire.key).inbound;
         track.takes_frame() && track.grid.next_seq == end
     }
 }
@@ -122,11 +109,10 @@ fn a_place_is_taken_at_a_hole_and_given_back_when_that_is_filled() {
 fn a_connection_that_is_not_followed_any_more_gives_its_place_back() {
     for mut kernel in kernels() {
         let connection = Connection::with_hole(&mut kernel, 1_000, 7);
-        let up = Ends { source: connection.down.destination, destination: connection.down.source };
         let payload = b"GET / HTTP/1.1\r\n".to_vec();
         let segment = Segment { seq: 1, ack: FIRST, flags: ACK, payload, ..Segment::default() };
-        kernel.send(NETNS, &segment, up).unwrap();
-        assert_eq!(kernel.flow(connection.key).visibility(), Visibility::Opaque);
+        kernel.send(NETNS, &segment, connection.wire.up).unwrap();
+        assert_eq!(kernel.flow(connection.wire.key).visibility(), Visibility::Opaque);
         assert_eq!(used(&kernel), 0);
     }
 }
@@ -186,7 +172,7 @@ fn reordering_that_never_ends_never_ends_the_following() {
             if let Some(segment) = segments.get(index) {
                 connection.comes(&kernel, first + index * SEGMENT_BYTES, segment);
             }
-            kernel.flow(connection.key).inbound
+            kernel.flow(connection.wire.key).inbound
         };
         // Every other one is ahead of the two before it: a hole is open from the first to the last, and more
         // goes by than a place has room for.

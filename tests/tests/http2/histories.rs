@@ -3,14 +3,11 @@
 use super::{
     kernel::Kernel,
     model::{Client, Script, Server, client_script, server_script},
-    segment::{Ends, Segment},
+    segment::{Ends, Segment, Wire},
 };
-use balancer_common::{
-    address::Address,
-    http2::{
-        flow::Http2Key,
-        gate::{self, INJECTED, WANTED_NOW},
-    },
+use balancer_common::http2::{
+    flow::Http2Key,
+    gate::{self, INJECTED, WANTED_NOW},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::net::IpAddr;
@@ -71,7 +68,7 @@ impl History {
         } else {
             ("fd00::1".parse().unwrap(), "fd00::2".parse().unwrap())
         };
-        let ports = (random.random_range(30_000..60_000), 50_051);
+        let (client, server) = ((client, random.random_range(30_000..60_000)), (server, 50_051));
         let near_wrap = |random: &mut StdRng| {
             if random.random() {
                 random.random()
@@ -80,14 +77,7 @@ impl History {
             }
         };
         let (server_seq, client_seq) = (near_wrap(&mut random), near_wrap(&mut random));
-        let key = Http2Key {
-            netns: NETNS,
-            client: Address::from(client),
-            server: Address::from(server),
-            client_port_be: u16::to_be(ports.0),
-            server_port_be: u16::to_be(ports.1),
-            reserved: 0,
-        };
+        let Wire { key, down, up } = Wire::between(NETNS, client, server);
         let cookie = random.random();
         kernel.establish(key, cookie, client_seq, server_seq);
         let frames = random.random_range(2..40);
@@ -95,8 +85,8 @@ impl History {
             path,
             key,
             cookie,
-            down: Ends { source: (server, ports.1), destination: (client, ports.0) },
-            up: Ends { source: (client, ports.0), destination: (server, ports.1) },
+            down,
+            up,
             server: Server::new(server_script(&mut random, frames), server_seq),
             client: Client::new(server_seq),
             requests: client_script(&mut random, 3),

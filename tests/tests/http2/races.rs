@@ -3,23 +3,16 @@
 use super::{
     kernel::Kernel,
     model::{Client, Script, Server, client_script, frame},
-    segment::{ACK, Ends, FIN, RST, SYN, Segment},
+    segment::{ACK, FIN, RST, SYN, Segment, Wire},
 };
-use balancer_common::{
-    address::Address,
-    http2::{
-        flow::Http2Key,
-        frame::{DATA, SETTINGS},
-        gate::{INJECTED, LOCKED_IN, LOCKED_OUT, MISSED_IN, WANTED_NOW},
-    },
+use balancer_common::http2::{
+    frame::{DATA, SETTINGS},
+    gate::{INJECTED, LOCKED_IN, LOCKED_OUT, MISSED_IN, WANTED_NOW},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use std::{
-    net::IpAddr,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
 };
 
 const NETNS: u64 = 9;
@@ -27,22 +20,6 @@ const COOKIE: u64 = 77;
 const FRAMES: usize = 60;
 const WANTED_AT: usize = 20;
 const PROCESSORS: usize = 2;
-
-fn key(port: u16) -> (Http2Key, Ends, Ends) {
-    let (client, server): (IpAddr, IpAddr) =
-        ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-    let key = Http2Key {
-        netns: NETNS,
-        client: Address::from(client),
-        server: Address::from(server),
-        client_port_be: port.to_be(),
-        server_port_be: 80_u16.to_be(),
-        reserved: 0,
-    };
-    let down = Ends { source: (server, 80), destination: (client, port) };
-    let up = Ends { source: (client, port), destination: (server, 80) };
-    (key, down, up)
-}
 
 /// Settings, and frames of one segment each.
 fn script(random: &mut StdRng) -> Script {
@@ -67,7 +44,7 @@ pub(crate) struct Raced {
 /// The server's segments are handled by several processors at once, while a move is asked for.
 pub(crate) fn race(kernel: &mut Kernel, seed: u64) -> Raced {
     let mut random = StdRng::seed_from_u64(seed);
-    let (key, down, up) = key(40_000);
+    let Wire { key, down, up } = Wire::new(NETNS, 40_000);
     let first = random.random();
     kernel.establish(key, COOKIE, 5, first);
     let requests = client_script(&mut random, 1);
@@ -128,8 +105,8 @@ pub(crate) fn race(kernel: &mut Kernel, seed: u64) -> Raced {
 /// Segments of one connection with anything in them; another one must not notice.
 pub(crate) fn lie(kernel: &mut Kernel, seed: u64, packets: usize) {
     let mut random = StdRng::seed_from_u64(seed);
-    let (liar, down, up) = key(41_000);
-    let (other, ..) = key(42_000);
+    let Wire { key: liar, down, up } = Wire::new(NETNS, 41_000);
+    let other = Wire::new(NETNS, 42_000).key;
     let first = random.random();
     kernel.establish(liar, COOKIE, 5, first);
     kernel.establish(other, COOKIE, 5, first);

@@ -1,5 +1,6 @@
 //! TCP segments as bytes: written with their checksums, read back with those verified.
 
+use balancer_common::{address::Address, http2::flow::Http2Key};
 use std::net::IpAddr;
 
 pub(crate) const FIN: u8 = 1;
@@ -17,6 +18,16 @@ pub(crate) struct Ends {
     pub(crate) destination: (IpAddr, u16),
 }
 
+/// A connection: by what the programs know it, and its two directions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wire {
+    pub(crate) key: Http2Key,
+    /// From the server to the client.
+    pub(crate) down: Ends,
+    /// From the client to the server.
+    pub(crate) up: Ends,
+}
+
 /// One segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
@@ -29,6 +40,26 @@ pub(crate) struct Segment {
     /// A timestamps option, as every Linux connection has one.
     pub(crate) timestamps: bool,
     pub(crate) payload: Vec<u8>,
+}
+
+impl Wire {
+    /// Of a client with this port, over IPv4.
+    pub(crate) fn new(netns: u64, port: u16) -> Self {
+        Self::between(netns, ("10.0.0.1".parse().unwrap(), port), ("10.0.0.2".parse().unwrap(), 80))
+    }
+
+    pub(crate) fn between(netns: u64, client: (IpAddr, u16), server: (IpAddr, u16)) -> Self {
+        let key = Http2Key {
+            netns,
+            client: Address::from(client.0),
+            server: Address::from(server.0),
+            client_port_be: client.1.to_be(),
+            server_port_be: server.1.to_be(),
+            reserved: 0,
+        };
+        let down = Ends { source: server, destination: client };
+        Self { key, down, up: Ends { source: client, destination: server } }
+    }
 }
 
 impl Segment {
