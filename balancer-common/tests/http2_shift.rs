@@ -1,5 +1,4 @@
 //! Properties of putting the frame in and of shifting numbers from then on.
-#![expect(clippy::unwrap_used, reason = "what a test's own functions cannot do fails the test")]
 
 use balancer_common::{
     address::Address,
