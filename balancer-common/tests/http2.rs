@@ -247,7 +247,7 @@ proptest! {
             prop_assert_eq!(arrives(index).1, 0);
         }
         prop_assert_eq!(arrives(0), (0, 0));
-        prop_assert_eq!(follower.track.grid.next_seq, seq.wrapping_add(whole.len() as u32));
+        prop_assert_eq!(follower.track.grid.next_seq, seq.wrapping_add(u32::try_from(whole.len()).unwrap()));
     }
 
     #[test]
