@@ -14,6 +14,7 @@ use nix::{
     unistd::{chdir, pivot_root},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::{
     fs,
     os::unix::process::CommandExt as _,
@@ -34,12 +35,19 @@ pub struct Plan {
     pub root: PathBuf,
     /// What of the node is mounted, in this order.
     pub mounts: Vec<Mount>,
+    /// What it may do.
+    pub confinement: Confinement,
+    /// What runs, by its path in the container, with its arguments. Empty: what follows the plan.
+    pub command: Vec<String>,
+}
+
+/// What a manifest's `securityContext` leaves a container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Confinement {
     /// The capabilities that stay, without `CAP_`.
     pub capabilities: Vec<String>,
     /// Whether what runtimes deny by default is denied (`RuntimeDefault`).
     pub has_default_seccomp: bool,
-    /// What runs, by its path in the container, with its arguments. Empty: what follows the plan.
-    pub command: Vec<String>,
 }
 
 /// A place of the node in the container.
@@ -53,6 +61,25 @@ pub struct Mount {
     pub read_only: bool,
     /// With all that is mounted below it.
     pub recursive: bool,
+}
+
+impl Confinement {
+    /// That of the DaemonSet's container.
+    ///
+    /// # Errors
+    /// When the manifest does not take every capability away before it adds some.
+    pub fn of_manifest() -> anyhow::Result<Self> {
+        let manifest = include_str!("../../deploy/base/daemon-set.yaml");
+        let manifest: Value = serde_saphyr::from_str(manifest).context("read the manifest")?;
+        let security = &manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+        let names = |list: &str| -> anyhow::Result<Vec<String>> {
+            let list = security["capabilities"][list].clone();
+            serde_json::from_value(list).context("read the capabilities of the manifest")
+        };
+        anyhow::ensure!(names("drop")? == ["ALL"], "the manifest keeps capabilities");
+        let has_default_seccomp = security["seccompProfile"]["type"] == "RuntimeDefault";
+        Ok(Self { capabilities: names("add")?, has_default_seccomp })
+    }
 }
 
 /// The program that becomes a container's; it lies beside those that use it, or one level up from tests.
@@ -77,7 +104,7 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 /// Names the step that failed.
 pub fn enter(plan: &Plan) -> anyhow::Result<()> {
     let Some((program, arguments)) = plan.command.split_first() else { bail!("no command") };
-    let bits = mask(&plan.capabilities)?;
+    let bits = mask(&plan.confinement.capabilities)?;
     unshare(CloneFlags::CLONE_NEWNS).context("unshare the mount namespace")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("part from the node")?;
@@ -94,7 +121,7 @@ pub fn enter(plan: &Plan) -> anyhow::Result<()> {
     for capability in (0..=CAPABILITY_MAX).filter(|capability| bits >> capability & 1 == 0) {
         drop_capability(capability)?;
     }
-    if plan.has_default_seccomp {
+    if plan.confinement.has_default_seccomp {
         seccomp::apply()?;
     }
     let error = Command::new(program).args(arguments).env_clear().exec();

@@ -10,7 +10,7 @@ use balancer_tests::{
     agent::{self, Launch, write_config},
     backend::Backend,
     capability,
-    container::{self, Mount, Plan},
+    container::{self, Confinement, Mount, Plan},
     dialer::Dialer,
     scrape,
     world::World,
@@ -99,9 +99,7 @@ fn plan(world: &World) -> Plan {
     let manifest = yaml("deploy/base/daemon-set.yaml");
     let pod = &manifest["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    let security = &container["securityContext"];
-    assert_eq!(security["readOnlyRootFilesystem"], true);
-    assert_eq!(texts(&security["capabilities"]["drop"]), ["ALL"]);
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
     // The world's cgroup instead of the root of all, by its path in the container.
     let own = world.cgroup().strip_prefix("/sys/fs/cgroup").unwrap().to_str().unwrap();
     let arguments = texts(&container["args"]).into_iter().map(|argument| match argument {
@@ -112,8 +110,7 @@ fn plan(world: &World) -> Plan {
     Plan {
         root: root(world),
         mounts: mounts(pod, container, world),
-        capabilities: texts(&security["capabilities"]["add"]).into_iter().map(Into::into).collect(),
-        has_default_seccomp: security["seccompProfile"]["type"] == "RuntimeDefault",
+        confinement: Confinement::of_manifest().unwrap(),
         command: [AGENT.to_owned()].into_iter().chain(arguments).chain([pins]).collect(),
     }
 }
@@ -148,11 +145,11 @@ fn the_agent_works_in_the_container_of_the_manifest() {
     let agent = Launch::new(&world).through(&[wrapper.to_str().unwrap(), &text]).start().unwrap();
 
     // It is confined as the manifest says.
-    let capabilities = format!("{:016x}", container::mask(&plan.capabilities).unwrap());
+    let capabilities = format!("{:016x}", container::mask(&plan.confinement.capabilities).unwrap());
     for key in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(status_of(agent.pid(), key), capabilities, "{key}");
     }
-    assert!(plan.has_default_seccomp);
+    assert!(plan.confinement.has_default_seccomp);
     assert_eq!(status_of(agent.pid(), "Seccomp"), "2", "a filter (proc_pid_status(5))");
     let mounts = fs::read_to_string(format!("/proc/{}/mounts", agent.pid())).unwrap();
     let has = |place: &str, options: &str| {

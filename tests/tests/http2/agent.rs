@@ -146,10 +146,6 @@ fn connections_follow_a_new_backend_and_leave_one_that_a_user_drains() {
 /// What stands before the agent's command, so that it has the capabilities and the system calls that the
 /// DaemonSet leaves it, in the node's file system. It writes where the tests have its files, and to bpffs.
 fn confinement(stage: &Stage) -> Vec<OsString> {
-    let manifest = include_str!("../../../deploy/base/daemon-set.yaml");
-    let manifest: Value = serde_saphyr::from_str(manifest).unwrap();
-    let security = &manifest["spec"]["template"]["spec"]["containers"][0]["securityContext"];
-    let capabilities = security["capabilities"]["add"].as_array().unwrap();
     let files = stage.world.runtime();
     let place = |path: &Path, read_only, recursive| container::Mount {
         from: path.into(),
@@ -162,8 +158,7 @@ fn confinement(stage: &Stage) -> Vec<OsString> {
     let plan = container::Plan {
         root,
         mounts: vec![place(Path::new("/"), true, true), place(files, false, false)],
-        capabilities: capabilities.iter().map(|name| name.as_str().unwrap().into()).collect(),
-        has_default_seccomp: security["seccompProfile"]["type"] == "RuntimeDefault",
+        confinement: container::Confinement::of_manifest().unwrap(),
         command: Vec::new(),
     };
     let plan = serde_json::to_string(&plan).unwrap();
