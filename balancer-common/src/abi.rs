@@ -6,7 +6,7 @@ pub const ABI_VERSION: u32 = 4;
 
 /// Version of the maps in [`map::HTTP2`]. They have one of their own, and fixed sizes, since moved
 /// connections depend on them: another [`ABI_VERSION`] or other limits leave them as they are.
-pub const HTTP2_VERSION: u32 = 3;
+pub const HTTP2_VERSION: u32 = 4;
 
 /// Names of the maps, as the kernel programs declare them and as their pins are called.
 pub mod map {

@@ -38,7 +38,7 @@ pub struct Http2Request {
     pub key: flow::Http2Key,
     /// Its client's socket, so that no later connection with the same addresses is meant.
     pub cookie: u64,
-    /// [`gate::WANTED`], [`gate::WANTED_NOW`], or zero to take both back.
+    /// [`gate::WANTED`], [`gate::WANTED_NOW`], both, or zero to take both back.
     pub wanted: u64,
 }
 

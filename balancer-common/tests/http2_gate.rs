@@ -90,7 +90,7 @@ impl World {
                 processor.may_inject = !self.is_lost
                     && self.ahead.is_none()
                     && self.next == seq + 1
-                    && gate::is_wanted(processor.gate, 0);
+                    && gate::is_wanted(processor.gate, true, true);
                 if processor.may_inject { Step::Publish } else { Step::Unlock }
             }
             Step::Publish => {

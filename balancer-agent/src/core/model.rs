@@ -234,8 +234,8 @@ pub struct Behaviour {
     pub ejects: bool,
     /// Whether HTTP/2 frames of tracked connections are followed, and live connections moved.
     pub http2: bool,
-    /// How long a move waits for a moment without open streams, in milliseconds, before any boundary between
-    /// frames will do; if not set, none ever does.
+    /// How long a move waits for a moment without open streams, in milliseconds, before calmer ones among the
+    /// others and then any boundary between frames will do; if not set, none ever does.
     pub move_patience_ms: Option<u32>,
 }
 

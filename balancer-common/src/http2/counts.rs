@@ -15,16 +15,8 @@ macro_rules! counts {
         #[repr(C)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
         pub struct $name {
-            /// Streams that the client opened. Changed under `LOCKED_OUT`, as are the next three.
-            pub opened: $word,
-            /// Those that found no slot: their ends are not seen, and they are never in flight.
-            pub uncounted: $word,
-            /// Streams that ended by the client's RST_STREAM.
-            pub reset_by_client: $word,
-            /// GOAWAY frames of the client.
-            pub goaways_by_client: $word,
-            /// Streams that ended by the server's END_STREAM. Changed under `LOCKED_IN`, as are the
-            /// next two.
+            /// Streams that ended by the server's END_STREAM. Changed under `LOCKED_IN`, as all up to
+            /// `server_goaways`.
             pub ended: $word,
             /// Streams that ended by the server's RST_STREAM.
             pub reset_by_server: $word,
@@ -32,18 +24,26 @@ macro_rules! counts {
             pub goaways_by_server: $word,
             /// Kept zero.
             pub reserved: $word,
-            /// Of `reset_by_client`, by error code; see [`code_index`]. Changed under `LOCKED_OUT`. A code
-            /// that went by unseen, though its head was seen, is in none.
-            pub client_resets: [$word; CODES],
-            /// Of `goaways_by_client`, by error code.
-            pub client_goaways: [$word; CODES],
-            /// Of `reset_by_server`, by error code. Changed under `LOCKED_IN`.
+            /// Of `reset_by_server`, by error code; see [`code_index`]. A code that went by unseen, though
+            /// its head was seen, is in none.
             pub server_resets: [$word; CODES],
             /// Of `goaways_by_server`, by error code.
             pub server_goaways: [$word; CODES],
             /// Streams that ended or were reset, by the time since the client's HEADERS; see
             /// [`latency_bucket`]. Changed by atomic additions, since either side ends streams.
             pub latency: [$word; LATENCY_BUCKETS],
+            /// Of `reset_by_client`, by error code. Changed under `LOCKED_OUT`, as all that follow.
+            pub client_resets: [$word; CODES],
+            /// Of `goaways_by_client`, by error code.
+            pub client_goaways: [$word; CODES],
+            /// Streams that the client opened.
+            pub opened: $word,
+            /// Those that found no slot: their ends are not seen, and they are never in flight.
+            pub uncounted: $word,
+            /// Streams that ended by the client's RST_STREAM.
+            pub reset_by_client: $word,
+            /// GOAWAY frames of the client.
+            pub goaways_by_client: $word,
         }
 
         impl $name {

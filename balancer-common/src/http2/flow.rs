@@ -9,6 +9,7 @@ use super::{
 };
 use crate::address::Address;
 use bytemuck::{Pod, Zeroable};
+use core::mem::offset_of;
 
 /// A connection as its client's end sees it. Addresses of different pods may be the same, their network
 /// namespaces are not.
@@ -32,55 +33,67 @@ pub struct Http2Key {
 const _: () = assert!(size_of::<Http2Key>() == 48 && align_of::<Http2Key>() == 8);
 
 /// A connection whose frames are followed.
+///
+/// What a packet needs lies together: what both directions read is beside the gate, and each direction writes to
+/// two cache lines of its own, since they are handled by different processors.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Http2Flow {
     /// See [`super::gate`].
     pub gate: u64,
-    /// The client's socket.
-    pub cookie: u64,
-    /// The client, as [`crate::pod::PodServiceKey::pod`] tells it.
-    pub pod: u64,
-    /// When the frame was put in, by `CLOCK_MONOTONIC`.
-    pub moved_ns: u64,
-    /// Bytes that the client sent, as far as they were followed; changed under `LOCKED_OUT`.
-    pub sent_bytes: u64,
-    /// Bytes that the server sent, as far as they were followed; changed under `LOCKED_IN`.
-    pub received_bytes: u64,
-    /// What the server sends; changed under `LOCKED_IN`.
-    pub inbound: Track,
-    /// What the client sends; changed under `LOCKED_OUT`.
-    pub outbound: Track,
     /// The service; this and the next two are written before the entry is inserted, and never again.
     pub service: u32,
     /// The backend that the connection went to.
     pub backend: u32,
     /// That backend's incarnation.
     pub incarnation: u32,
+    /// Kept zero.
+    pub reserved: u32,
+    /// What the server sends; changed under `LOCKED_IN`, as are the next fields up to half of the counters.
+    pub inbound: Track,
+    /// Bytes that the server sent, as far as they were followed.
+    pub received_bytes: u64,
+    /// When the server last ended a stream, by `CLOCK_MONOTONIC`.
+    pub answered_ns: u64,
+    /// The scale of the client's window that the server has shown to use.
+    pub window_scale: u32,
+    /// Most streams that the server takes at a time (SETTINGS_MAX_CONCURRENT_STREAMS), [`u32::MAX`] if it
+    /// has not told.
+    pub streams_max: u32,
+    /// Its counters, which are not changed any more once the gate has `SETTLED`. Those of the server's side come
+    /// first, those of the client's side last.
+    pub counts: Http2Counts,
     /// What the client has acknowledged, and the window that it gave with it.
     pub client_ack: u32,
     /// That window, not scaled.
     pub client_window: u32,
-    /// The scale that the server has shown to use.
-    pub window_scale: u32,
+    /// When the client last opened a stream, by `CLOCK_MONOTONIC`; changed under `LOCKED_OUT`, as are the next two.
+    pub requested_ns: u64,
+    /// What the client sends.
+    pub outbound: Track,
+    /// Bytes that the client sent, as far as they were followed.
+    pub sent_bytes: u64,
+    /// The client's socket; this and the next one are written before the entry is inserted, and never again.
+    pub cookie: u64,
+    /// The client, as [`crate::pod::PodServiceKey::pod`] tells it.
+    pub pod: u64,
+    /// When the frame was put in, by `CLOCK_MONOTONIC`.
+    pub moved_ns: u64,
     /// Segments that could not be changed as they had to be, and were dropped for the server to repeat.
     pub dropped: u32,
     /// Segments that carried the frame.
     pub frames: u32,
-    /// Most streams that the server takes at a time (SETTINGS_MAX_CONCURRENT_STREAMS), [`u32::MAX`] if it
-    /// has not told; changed under `LOCKED_IN`.
-    pub streams_max: u32,
-    /// Kept zero.
-    pub reserved: u32,
-    /// Its counters, which are not changed any more once the gate has `SETTLED`.
-    pub counts: Http2Counts,
     /// Open streams and when they were opened; see [`super::streams::slot_word`].
     pub streams: [u64; STREAM_SLOTS],
 }
 
-const _: () = assert!(size_of::<Http2Flow>() == 200 + size_of::<Http2Counts>() + 8 * STREAM_SLOTS);
-// Together with its key and what the kernel puts before them (56 bytes), it fits the allocator's 2,048.
-const _: () = assert!(size_of::<Http2Flow>() <= 1_900);
+/// What the kernel's hash table puts before a value: 56 bytes (Linux 6.18) and the key.
+const BEFORE_BYTES: usize = 56 + size_of::<Http2Key>();
+// Together with that, it fits the allocator's 2,048.
+const _: () = assert!(BEFORE_BYTES + size_of::<Http2Flow>() <= 2_048);
+const LINE_BYTES: usize = 64;
+const _: () = assert!((BEFORE_BYTES + offset_of!(Http2Flow, inbound)).is_multiple_of(LINE_BYTES));
+const _: () = assert!((BEFORE_BYTES + offset_of!(Http2Flow, outbound)).is_multiple_of(LINE_BYTES));
 
 /// What can be said of a connection's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

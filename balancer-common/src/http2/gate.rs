@@ -26,9 +26,10 @@ pub const MISSED_IN: u64 = 1 << 33;
 pub const LOCKED_OUT: u64 = 1 << 34;
 /// A segment from the client went by without being walked.
 pub const MISSED_OUT: u64 = 1 << 35;
-/// The agent wants the connection to move at the next quiet moment.
+/// The agent wants the connection to move at the next quiet moment; together with [`WANTED_NOW`], at the next
+/// calm one.
 pub const WANTED: u64 = 1 << 36;
-/// The agent wants it to move with streams in flight as well.
+/// The agent wants it to move with streams in flight as well: by itself, at any boundary between frames.
 pub const WANTED_NOW: u64 = 1 << 37;
 /// The frame was put in; the low half holds where.
 pub const INJECTED: u64 = 1 << 38;
@@ -93,9 +94,16 @@ pub const fn injected(gate: u64, seq: u32) -> Option<u64> {
     Some((gate & !0xffff_ffff) | INJECTED | seq as u64)
 }
 
-/// Whether the agent wants a move, given how many streams are in flight.
+/// For how long no stream was opened in a calm moment. A client that opens many at a time does so within less.
+pub const CALM_NS: u64 = 2_000_000;
+
+/// Whether the agent wants a move at such a moment: no stream is in flight in a quiet one; in a calm one, none
+/// was opened for [`CALM_NS`], and none has ended just now.
 #[inline(always)]
 #[must_use]
-pub const fn is_wanted(gate: u64, in_flight: u32) -> bool {
-    gate & WANTED_NOW != 0 || (gate & WANTED != 0 && in_flight == 0)
+pub const fn is_wanted(gate: u64, is_quiet: bool, is_calm: bool) -> bool {
+    match (gate & WANTED != 0, gate & WANTED_NOW != 0) {
+        (false, now) => now,
+        (true, now) => is_quiet || (now && is_calm),
+    }
 }

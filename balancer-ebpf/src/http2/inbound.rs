@@ -92,11 +92,22 @@ fn follow<const LOOP: bool>(
     if track.flags & BROKEN != 0 && attempt.gate & INJECTED == 0 {
         flow.set(OPAQUE);
     }
-    if attempt.gate & INJECTED == 0 && may_inject(flow, packet, attempt.gate) {
+    let is_wanted = attempt.gate & (WANTED | WANTED_NOW) != 0;
+    if attempt.gate & INJECTED == 0
+        && (is_wanted || is_sample(packet.end_seq()))
+        && may_inject(flow, packet, attempt.gate)
+    {
         publish(flow, packet.end_seq());
     }
     let is_in_sync = track.is_in_sync();
     totals::release(flow, LOCKED_IN, tag, is_in_sync)
+}
+
+/// Whether to learn from this segment which scale the client's window has: one in sixteen will do. What the
+/// client's packets write has to be fetched from the processor that handled them.
+#[inline(always)]
+const fn is_sample(end_seq: u32) -> bool {
+    end_seq.wrapping_mul(0x9e37_79b1) >> 28 == 0
 }
 
 /// Whether the frame may follow this segment. The caller holds the lock.
@@ -119,7 +130,7 @@ fn may_inject(flow: FlowRef, packet: &Packet, gate: u64) -> bool {
     let scale = shift::scale_shown(ack, window, scale, end);
     // SAFETY: written under this lock only.
     unsafe { (*flow_in).window_scale = scale };
-    gate::is_wanted(gate, flow.in_flight())
+    gate::is_wanted(gate, flow.in_flight() == 0, gate & WANTED_NOW != 0 && flow.is_calm())
         && track.takes_frame()
         && track.grid.next_seq == end
         && sent & STARTED != 0

@@ -23,6 +23,8 @@ const PROTOCOL_TCP: u32 = 6;
 const HOP_BY_HOP: u32 = 0;
 const IPV6_BYTES: u32 = 40;
 const TCP_BYTES: u32 = 20;
+/// A TCP header without its options.
+type Tcp = [u32; TCP_BYTES as usize / 4];
 /// More fragments, and where a fragment belongs (RFC 791, section 3.1).
 const FRAGMENT: u32 = 0x3fff;
 const OFFSET: u32 = 0x1fff;
@@ -96,13 +98,11 @@ impl Packet {
             Way::In => (&mut key.server, &mut key.client),
             Way::Out => (&mut key.client, &mut key.server),
         };
-        match protocol {
+        let tcp = match protocol {
             ETH_P_IP_BE => self.read_v4(ctx, source, destination)?,
             ETH_P_IPV6_BE => self.read_v6(ctx, source, destination)?,
             _ => return None,
-        }
-        let mut tcp = [0_u32; TCP_BYTES as usize / 4];
-        load_into(ctx, self.tcp_at, &mut tcp)?;
+        };
         let [ports, seq, ack, rest, _] = tcp.map(u32::from_be);
         let (source_be, destination_be) = (((ports >> 16) as u16).to_be(), (ports as u16).to_be());
         (key.client_port_be, key.server_port_be) = match way {
@@ -125,8 +125,9 @@ impl Packet {
         ctx: &TcContext,
         source: &mut Address,
         destination: &mut Address,
-    ) -> Option<()> {
-        let mut ip = [0_u32; 5];
+    ) -> Option<Tcp> {
+        // Most often the TCP header follows: one read for both.
+        let (mut ip, mut tcp) = ([0_u32; 10], Tcp::default());
         load_into(ctx, self.ip_at, &mut ip)?;
         let first = u32::from_be(ip[0]);
         let header = (first >> 24 & 0xf) * 4;
@@ -144,7 +145,12 @@ impl Packet {
         self.tcp_at = self.ip_at + header;
         self.is_v6 = false;
         self.is_plain = header == 20 && fragment == 0 && length != 0;
-        Some(())
+        if header == 20 {
+            tcp.copy_from_slice(&ip[5..]);
+        } else {
+            load_into(ctx, self.tcp_at, &mut tcp)?;
+        }
+        Some(tcp)
     }
 
     #[inline(always)]
@@ -153,31 +159,33 @@ impl Packet {
         ctx: &TcContext,
         source: &mut Address,
         destination: &mut Address,
-    ) -> Option<()> {
-        let mut ip = [0_u32; 2];
+    ) -> Option<Tcp> {
+        let (mut ip, mut tcp) = ([0_u32; 15], Tcp::default());
         load_into(ctx, self.ip_at, &mut ip)?;
-        load_into(ctx, self.ip_at + 8, source)?;
-        load_into(ctx, self.ip_at + 24, destination)?;
+        source.0.copy_from_slice(&ip[2..6]);
+        destination.0.copy_from_slice(&ip[6..10]);
         let second = u32::from_be(ip[1]);
         let (length, next) = (second >> 16, second >> 8 & 0xff);
         self.tcp_at = self.ip_at + IPV6_BYTES;
         self.end = self.tcp_at + length;
         self.is_v6 = true;
         self.is_plain = next == PROTOCOL_TCP;
-        if !self.is_plain {
-            // The one extension header that TCP gets: that of packets of more than 65,535 bytes (RFC
-            // 2675; Linux 5.19, "BIG TCP").
-            load_into(ctx, self.tcp_at, &mut ip)?;
-            let option = u32::from_be(ip[0]) >> 16;
-            if next != HOP_BY_HOP || option != PROTOCOL_TCP << 8 {
-                return None;
-            }
-            self.tcp_at += 8;
-            if length == 0 {
-                self.end = ctx.len();
-            }
+        if self.is_plain {
+            tcp.copy_from_slice(&ip[10..]);
+            return Some(tcp);
         }
-        Some(())
+        // The one extension header that TCP gets: that of packets of more than 65,535 bytes (RFC 2675; Linux
+        // 5.19, "BIG TCP").
+        let option = u32::from_be(ip[10]) >> 16;
+        if next != HOP_BY_HOP || option != PROTOCOL_TCP << 8 {
+            return None;
+        }
+        self.tcp_at += 8;
+        if length == 0 {
+            self.end = ctx.len();
+        }
+        load_into(ctx, self.tcp_at, &mut tcp)?;
+        Some(tcp)
     }
 
     /// Bytes of payload.

@@ -8,6 +8,7 @@ use crate::context;
 use balancer_common::http2::{
     counts::{LATENCY_BUCKETS, code_index, latency_bucket},
     frame::{GOAWAY, RST_STREAM, SETTINGS, Sender},
+    gate::CALM_NS,
     streams::{self, Event, PROBES_MAX},
 };
 use core::{arch::asm, ptr};
@@ -17,6 +18,28 @@ const MAX_CONCURRENT_STREAMS: u16 = 3;
 
 /// In place of a slot's word.
 const NO_SLOT: u64 = u64::MAX;
+
+/// What a walk over frames adds up for its end, so that several streams in one segment cost little more than
+/// one.
+#[derive(Default)]
+pub(super) struct Tally {
+    /// The time, once it was asked for.
+    now_ns: u64,
+    /// Streams that were opened, less those that have ended.
+    in_flight: i64,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    #[inline(always)]
+    fn now_ns(&mut self) -> u64 {
+        if self.now_ns == 0 {
+            self.now_ns = context::now_ns();
+        }
+        self.now_ns
+    }
+}
 
 /// What became of a stream that was to be opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,8 +59,8 @@ impl FlowRef {
     /// Remembers a stream, if there is room.
     // VERIFIER: functions of their own, as is `close`: each attempt would be verified on every path.
     #[inline(never)]
-    fn open(self, stream: u32) -> Opened {
-        let word = streams::slot_word(stream, context::now_ns());
+    fn open(self, stream: u32, now_ns: u64) -> Opened {
+        let word = streams::slot_word(stream, now_ns);
         for attempt in 0..PROBES_MAX {
             let old = swap(self.slot(stream, attempt), 0, word);
             if old == 0 {
@@ -67,7 +90,7 @@ impl FlowRef {
 
     /// Ends a stream, unless it has ended before; whether it did.
     #[inline(always)]
-    fn end(self, stream: u32) -> bool {
+    fn end(self, stream: u32, tally: &mut Tally) -> bool {
         if stream == 0 {
             return false;
         }
@@ -75,7 +98,7 @@ impl FlowRef {
         if word == NO_SLOT {
             return false;
         }
-        let mut bucket = latency_bucket(streams::open_ns(word, context::now_ns()));
+        let mut bucket = latency_bucket(streams::open_ns(word, tally.now_ns()));
         // SAFETY: the mask keeps the bucket within the array, an aligned word of the map's memory.
         unsafe {
             // VERIFIER: in assembly, since the compiler knows that it changes nothing, and kernels before
@@ -83,41 +106,47 @@ impl FlowRef {
             asm!("{bucket} &= {mask}", bucket = inout(reg) bucket, mask = const LATENCY_BUCKETS - 1);
             let latency = (&raw mut (*self.0).counts.latency).cast::<u32>();
             increase(latency.add(bucket));
-            totals::count_in_flight((*self.0).backend, -1);
         }
+        tally.in_flight -= 1;
         true
     }
 
     /// Counts what a frame head means; whether the error code in its payload is to be counted. The caller
     /// holds the sender's lock.
     #[inline(always)]
-    pub(super) fn count(self, sender: Sender, event: Event) -> bool {
+    pub(super) fn count(self, sender: Sender, event: Event, tally: &mut Tally) -> bool {
         let flow = self.0;
         // SAFETY: each counter is written under one of the two locks only, the one that is held.
         unsafe {
             match event {
                 Event::None => true,
                 Event::Opened(stream) => {
-                    match self.open(stream) {
+                    let now_ns = tally.now_ns();
+                    match self.open(stream, now_ns) {
                         Opened::Again => return true,
-                        Opened::Counted => totals::count_in_flight((*flow).backend, 1),
+                        Opened::Counted => tally.in_flight += 1,
                         Opened::Uncounted => (*flow).counts.uncounted += 1,
                     }
                     (*flow).counts.opened += 1;
+                    ptr::write_volatile(&raw mut (*flow).requested_ns, now_ns);
                     true
                 }
                 Event::Ended(stream) => {
-                    if self.end(stream) {
+                    if self.end(stream, tally) {
                         (*flow).counts.ended += 1;
+                        (*flow).answered_ns = tally.now_ns();
                     }
                     true
                 }
                 Event::Reset(stream) => {
-                    let has_ended = self.end(stream);
+                    let has_ended = self.end(stream, tally);
                     if has_ended {
                         match sender {
                             Sender::Client => (*flow).counts.reset_by_client += 1,
-                            Sender::Server => (*flow).counts.reset_by_server += 1,
+                            Sender::Server => {
+                                (*flow).counts.reset_by_server += 1;
+                                (*flow).answered_ns = tally.now_ns();
+                            }
                         }
                     }
                     has_ended
@@ -132,6 +161,29 @@ impl FlowRef {
                 }
             }
         }
+    }
+
+    /// Adds what was tallied of this connection to what others see.
+    #[inline(always)]
+    pub(super) fn take_in(self, tally: &Tally) {
+        if tally.in_flight != 0 {
+            // SAFETY: written before the entry is inserted, and never again.
+            totals::count_in_flight(unsafe { (*self.0).backend }, tally.in_flight);
+        }
+    }
+
+    /// Whether no stream was opened, and none answered, for a while.
+    #[inline(always)]
+    pub(super) fn is_calm(self) -> bool {
+        // SAFETY: words of the map's memory; volatile since others write.
+        let (requested_ns, answered_ns) = unsafe {
+            (
+                ptr::read_volatile(&raw const (*self.0).requested_ns),
+                ptr::read_volatile(&raw const (*self.0).answered_ns),
+            )
+        };
+        let latest_ns = if requested_ns > answered_ns { requested_ns } else { answered_ns };
+        context::now_ns().saturating_sub(latest_ns) >= CALM_NS
     }
 
     /// Counts a number from a payload. The caller holds the sender's lock.

@@ -4,13 +4,14 @@ use super::{
     flows::FlowRef,
     held,
     packet::{Packet, Payload},
+    streams::Tally,
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_loop, programs::TcContext};
 use balancer_common::http2::{
     flow::Http2Flow,
     frame::Sender,
     grid::{Grid, Step},
-    streams,
+    streams as heads,
     track::{Place, Track},
 };
 use core::ffi::c_void;
@@ -62,6 +63,7 @@ struct Walk {
     end: u32,
     /// What the last step returned.
     reached: u64,
+    tally: Tally,
 }
 
 /// Follows a segment's payload; counts nothing if it is to be `silent`. The caller holds the sender's lock.
@@ -90,6 +92,7 @@ pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
             position: position.0,
             end: packet.end,
             reached: u64::from(packet.payload_at + known),
+            tally: Tally::default(),
         };
         if LOOP {
             let callback: extern "C" fn(u64, *mut Walk) -> i64 = next_step;
@@ -103,6 +106,7 @@ pub(super) fn follow<const LOOP: bool, const FROM_CLIENT: bool>(
             }
         }
         (*track).walked(packet.end_seq(), walk.reached & INVALID == 0);
+        flow.take_in(&walk.tally);
         if (*track).held != 0 && (*track).is_in_sync() {
             held::drain::<LOOP>(flow, position);
         }
@@ -123,13 +127,14 @@ extern "C" fn next_step(_index: u64, walk: *mut Walk) -> i64 {
     // SAFETY: `follow` passes a pointer to what it owns, and holds the lock.
     unsafe {
         let walk = &mut *walk;
-        walk.reached =
-            http2_step(walk.skb, walk.flow, walk.position, walk.reached as u32, walk.end);
+        let span = (walk.reached << 32) | u64::from(walk.end);
+        walk.reached = http2_step(walk.skb, walk.flow, walk.position, span, &raw mut walk.tally);
         i64::from(walk.reached >= u64::from(walk.end))
     }
 }
 
-/// One step: at most one head.
+/// One step over the bytes `span`, which is where they begin in its high half and where they end in its low
+/// half: at most one head.
 ///
 /// # Safety
 /// The caller holds the sender's lock of this flow.
@@ -141,10 +146,10 @@ pub unsafe extern "C" fn http2_step(
     skb: *mut __sk_buff,
     flow: *mut Http2Flow,
     position: u32,
-    at: u32,
-    end: u32,
+    span: u64,
+    tally: *mut Tally,
 ) -> u64 {
-    if flow.is_null() {
+    if flow.is_null() || tally.is_null() {
         return INVALID;
     }
     let position = Position(position);
@@ -152,20 +157,28 @@ pub unsafe extern "C" fn http2_step(
     let grid: &mut Grid = unsafe {
         if position.is_of_client() { &mut (*flow).outbound.grid } else { &mut (*flow).inbound.grid }
     };
+    let (at, end) = ((span >> 32) as u32, span as u32);
     let Ok(step) = grid.step(position.sender(), &Payload(skb), at, end) else {
         return INVALID;
     };
-    count(FlowRef(flow), position, grid, &step);
+    // SAFETY: the caller's own.
+    count(FlowRef(flow), position, grid, &step, unsafe { &mut *tally });
     u64::from(step.at)
 }
 
 /// Counts what a step has found. The caller holds the sender's lock.
 #[inline(always)]
-pub(super) fn count(flow: FlowRef, position: Position, grid: &mut Grid, step: &Step) {
+pub(super) fn count(
+    flow: FlowRef,
+    position: Position,
+    grid: &mut Grid,
+    step: &Step,
+    tally: &mut Tally,
+) {
     let is_counted = position.0 & SILENT == 0;
     if let Some(head) = step.head {
-        let event = streams::event(grid, position.sender(), &head);
-        let counts_code = is_counted && flow.count(position.sender(), event);
+        let event = heads::event(grid, position.sender(), &head);
+        let counts_code = is_counted && flow.count(position.sender(), event, tally);
         if !counts_code {
             grid.unit_left = 0;
         }

@@ -37,8 +37,9 @@ pub(crate) fn backend_active(id: u32, now_ns: u64) -> Option<u64> {
 #[inline(always)]
 pub(crate) fn requests_in_flight(id: u32) -> u64 {
     match maps::HTTP2_IN_FLIGHT.get_ptr(id) {
+        // Less than none for a moment, where a stream ends on one processor while another is about to count it.
         // SAFETY: array values stay valid; the read is volatile since other CPUs write.
-        Some(count) => unsafe { ptr::read_volatile(count) },
+        Some(count) => unsafe { ptr::read_volatile(count) }.cast_signed().max(0).cast_unsigned(),
         None => 0,
     }
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use balancer_agent::datapath::loader;
 use balancer_common::http2::{
-    flow::Http2Key,
+    flow::{Http2Flow, Http2Key},
     frame::{HEADERS, SETTINGS},
     gate::{ACKED, FAR, INJECTED, LOCKED_IN, OPAQUE, WANTED, WANTED_NOW},
     shift::FRAME,
@@ -234,6 +234,28 @@ fn a_quiet_moment_is_waited_for_when_that_is_wanted() {
     assert_eq!(last.payload[29..], FRAME, "with the last frame of the last stream");
     let flow = case.kernel.flow(case.key);
     assert_eq!((flow.counts.opened, flow.counts.ended, flow.in_flight()), (2, 2, 0));
+}
+
+#[test]
+fn a_calm_moment_is_one_in_which_no_stream_was_opened_or_ended_for_a_while() {
+    if !capability::can_load_ebpf() {
+        return;
+    }
+    let mut case = Case::new(3);
+    case.want(WANTED | WANTED_NOW);
+    let never = |flow: &mut Http2Flow| (flow.requested_ns, flow.answered_ns) = (0, 0);
+    let (key, bare) = (case.key, case.segment(ACK, &[]));
+    case.kernel.change(key, |flow| flow.requested_ns = u64::MAX);
+    assert_eq!(case.deliver(&bare), bare, "a stream was opened");
+    case.kernel.change(key, never);
+    assert_eq!(case.data(&message(1, 1)).payload.len(), 29, "a stream ends here");
+    assert!(case.kernel.flow(key).answered_ns > 0);
+    case.kernel.change(key, |flow| flow.answered_ns = u64::MAX);
+    let bare = case.segment(ACK, &[]);
+    assert_eq!(case.deliver(&bare), bare, "a stream has ended");
+    case.kernel.change(key, never);
+    assert_eq!(case.deliver(&bare).payload, FRAME);
+    assert_eq!(case.kernel.flow(key).in_flight(), 2);
 }
 
 #[test]

@@ -18,6 +18,8 @@ use std::{
 const PERIOD: Duration = Duration::from_millis(200);
 /// How often connections are looked at: maps raise no events.
 const LOOK: Duration = Duration::from_millis(10);
+/// How long a calm moment is waited for, as the agent does once its patience is over.
+const CALM_PATIENCE: Duration = Duration::from_millis(250);
 /// Longest wait for a move to be made and followed.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The same on a bad path, where segments are sent again and again.
@@ -28,6 +30,8 @@ const BAD_PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) enum Mode {
     /// The kernel programs, at any boundary.
     Now,
+    /// The kernel programs, as the agent asks for it where no moment is quiet: in a calm one, then at any boundary.
+    Calm,
     /// The kernel programs, when no stream is open.
     Quiet,
     /// The server itself, by its connections' age.
@@ -36,14 +40,22 @@ pub(crate) enum Mode {
     Frame,
 }
 
+/// A connection that was asked to move.
+#[derive(Clone, Copy)]
+struct Asked {
+    key: Http2Key,
+    cookie: u64,
+    at: Instant,
+    is_urgent: bool,
+}
+
 /// A service whose connections are moved.
 pub(crate) struct Lane {
     service: u32,
     backend: SocketAddr,
     pub(crate) moves: u64,
     pub(crate) out_of_sync: u64,
-    /// The connection that was asked to move.
-    asked: Option<u64>,
+    asked: Option<Asked>,
     /// Those that were counted as out of sync.
     lost: BTreeSet<u64>,
     due: Instant,
@@ -80,15 +92,22 @@ impl Lane {
                 self.progress = Instant::now();
             }
         }
-        if let Some(cookie) = self.asked {
-            self.follow(cookie, &mine, is_bad);
+        if let Some(asked) = self.asked {
+            self.follow(asked.cookie, &mine, is_bad);
+            self.urge(fixture);
         } else if Instant::now() >= self.due
             && let Some((key, flow)) = mine.iter().find(|(_, flow)| is_movable(flow))
         {
-            let wanted = if round.mode == Mode::Quiet { WANTED } else { WANTED_NOW };
-            let request = Http2Request { key: *key, cookie: flow.cookie, wanted };
+            let wanted = match round.mode {
+                Mode::Quiet => WANTED,
+                Mode::Calm => WANTED | WANTED_NOW,
+                Mode::Now | Mode::Native | Mode::Frame => WANTED_NOW,
+            };
+            let (key, cookie, at) = (*key, flow.cookie, Instant::now());
+            let request = Http2Request { key, cookie, wanted };
             if http2::request(fixture.loaded(), &request).unwrap() {
-                self.asked = Some(flow.cookie);
+                let is_urgent = round.mode != Mode::Calm;
+                self.asked = Some(Asked { key, cookie, at, is_urgent });
                 // At no fixed step with the calls.
                 let period = PERIOD.mul_f64(rand::random_range(0.5..1.5));
                 self.due = (self.due + period).max(Instant::now());
@@ -97,6 +116,18 @@ impl Lane {
         let patience = if is_bad { BAD_PATIENCE } else { PATIENCE };
         let stuck = self.progress.elapsed() > patience;
         assert!(!stuck, "after {} moves to {}: {mine:?}", self.moves, self.backend);
+    }
+
+    /// Where no moment is calm, any boundary will do.
+    fn urge(&mut self, fixture: &Fixture) {
+        let Some(asked) = &mut self.asked else { return };
+        if !asked.is_urgent && asked.at.elapsed() >= CALM_PATIENCE {
+            asked.is_urgent = true;
+            let (key, cookie) = (asked.key, asked.cookie);
+            let request = Http2Request { key, cookie, wanted: WANTED_NOW };
+            // It may have closed meanwhile.
+            http2::request(fixture.loaded(), &request).unwrap();
+        }
     }
 
     /// Looks whether the connection has moved, and the client has another one.

@@ -203,7 +203,7 @@ impl Player {
         match round.mode {
             Mode::Native => words.push(format!("--age-ms={AGE_MS}").into()),
             Mode::Frame => words.push(format!("--frame-ms={AGE_MS}").into()),
-            Mode::Now | Mode::Quiet => {}
+            Mode::Now | Mode::Calm | Mode::Quiet => {}
         }
         let mut command = tokio::process::Command::new(&words[0]);
         command.args(&words[1..]);

@@ -14,6 +14,9 @@ use std::{
 
 /// How long a move is waited for at all. An idle connection moves with its next keepalive probe.
 const WAITED_MAX: Duration = Duration::from_mins(5);
+/// How long a calm moment is waited for after that, in which streams are in flight, but none was opened or ended
+/// for a while. In others, more of what a client is about to send meets the frame.
+const CALM_PATIENCE: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Debug)]
 struct Wish {
@@ -21,11 +24,20 @@ struct Wish {
     service: ServiceName,
     key: Http2Key,
     at: Instant,
-    /// How long a quiet moment is waited for, in which no stream is in flight. After that any boundary
-    /// between frames will do; never, if there is none.
+    /// How long a quiet moment is waited for, in which no stream is in flight; for ever, if there is none.
     patience: Option<Duration>,
-    /// Whether the kernel may move it with streams in flight.
-    is_urgent: bool,
+    urgency: Urgency,
+}
+
+/// Which moment will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// One in which no stream is in flight.
+    Quiet,
+    /// One in which none was opened or ended for a while.
+    Calm,
+    /// Any boundary between frames.
+    Any,
 }
 
 /// Moves that were asked for, by socket cookie.
@@ -44,18 +56,42 @@ pub(super) struct Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
     Wait,
-    Urge,
+    Urge(Urgency),
     GiveUp,
+}
+
+// === impl Urgency ===
+
+impl Urgency {
+    /// That of a move which has waited for so long.
+    fn after(waited: Duration, patience: Option<Duration>) -> Self {
+        match patience {
+            Some(Duration::ZERO) => Self::Any,
+            Some(patience) if waited >= patience + CALM_PATIENCE => Self::Any,
+            Some(patience) if waited >= patience => Self::Calm,
+            Some(_) | None => Self::Quiet,
+        }
+    }
+
+    /// What the kernel is asked for.
+    const fn wanted(self) -> u64 {
+        match self {
+            Self::Quiet => WANTED,
+            Self::Calm => WANTED | WANTED_NOW,
+            Self::Any => WANTED_NOW,
+        }
+    }
 }
 
 // === impl Wish ===
 
 impl Wish {
     fn due(&self, waited: Duration) -> Due {
+        let urgency = Urgency::after(waited, self.patience);
         if waited > WAITED_MAX {
             Due::GiveUp
-        } else if !self.is_urgent && self.patience.is_some_and(|patience| waited >= patience) {
-            Due::Urge
+        } else if urgency > self.urgency {
+            Due::Urge(urgency)
         } else {
             Due::Wait
         }
@@ -78,13 +114,12 @@ impl Wishes {
         key: Http2Key,
         patience: Option<Duration>,
     ) -> Result<bool, String> {
-        let is_urgent = patience == Some(Duration::ZERO);
-        let wanted = if is_urgent { WANTED | WANTED_NOW } else { WANTED };
-        let request = Http2Request { key, cookie, wanted };
+        let urgency = Urgency::after(Duration::ZERO, patience);
+        let request = Http2Request { key, cookie, wanted: urgency.wanted() };
         let is_there = started.request(&request)?;
         if is_there {
             let service = service.clone();
-            self.0.insert(cookie, Wish { service, key, at: Instant::now(), patience, is_urgent });
+            self.0.insert(cookie, Wish { service, key, at: Instant::now(), patience, urgency });
         }
         Ok(is_there)
     }
@@ -121,9 +156,9 @@ impl Wishes {
                     end(End::GivenUp);
                     ask(0).map(|_| false)
                 }
-                Due::Urge => {
-                    wish.is_urgent = true;
-                    ask(WANTED | WANTED_NOW)
+                Due::Urge(urgency) => {
+                    wish.urgency = urgency;
+                    ask(urgency.wanted())
                 }
                 Due::Wait => Ok(true),
             };
@@ -142,18 +177,22 @@ mod tests {
 
     #[test]
     fn a_quiet_moment_is_waited_for_as_long_as_was_asked() {
-        let wish = |patience, is_urgent| Wish {
+        let wish = |patience, urgency| Wish {
             service: ServiceName::new("shop").unwrap(),
             key: Http2Key::default(),
             at: Instant::now(),
             patience,
-            is_urgent,
+            urgency,
         };
         let ms = Duration::from_millis;
-        let some = wish(Some(ms(500)), false);
-        assert_eq!([ms(499), ms(500)].map(|waited| some.due(waited)), [Due::Wait, Due::Urge]);
-        assert_eq!(wish(Some(ms(500)), true).due(ms(501)), Due::Wait, "it was urged already");
-        let never = wish(None, false);
+        let begun = |patience| wish(patience, Urgency::after(Duration::ZERO, patience));
+        let some = begun(Some(ms(500)));
+        let expected = [Due::Wait, Due::Urge(Urgency::Calm), Due::Urge(Urgency::Any)];
+        assert_eq!([499, 500, 750].map(|waited| some.due(ms(waited))), expected);
+        let calm = wish(Some(ms(500)), Urgency::Calm);
+        assert_eq!(calm.due(ms(749)), Due::Wait, "it was urged already");
+        assert_eq!(begun(Some(ms(0))).due(WAITED_MAX), Due::Wait, "it was urgent from the start");
+        let never = begun(None);
         assert_eq!([ms(1), WAITED_MAX].map(|waited| never.due(waited)), [Due::Wait; 2]);
         assert_eq!(never.due(WAITED_MAX + ms(1)), Due::GiveUp);
     }
