@@ -197,7 +197,7 @@ impl Daemon {
         // After the last such service is gone, what it leaves is looked at to its end.
         let is_wanted = self.engine.core.services().any(Service::is_followed)
             || !self.http2.wishes.is_empty()
-            || !self.http2.status.all.connections.is_empty();
+            || self.http2.status.has_connections();
         if self.started.follows_http2() && is_wanted {
             self.lead_clients(began).await;
             if let Err(error) = self.balance_http2() {

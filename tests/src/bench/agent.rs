@@ -165,8 +165,10 @@ impl Drop for Agent {
 /// When one cannot be opened.
 pub fn map_bytes(world: &World) -> anyhow::Result<u64> {
     let mut bytes = 0;
-    for layout in world.pins().layouts() {
-        let directory = world.pins().maps(&layout);
+    let pins = world.pins();
+    let layouts = pins.layouts().into_iter().map(|layout| pins.maps(&layout));
+    // What follows HTTP/2 connections is apart from the others.
+    for directory in layouts.chain([pins.http2_maps()]) {
         for pin in fs::read_dir(&directory)?.flatten() {
             let map = sys::open_pinned(&pin.path())
                 .with_context(|| format!("open {}", pin.path().display()))?;

@@ -49,6 +49,12 @@ impl Http2Status {
         }
     }
 
+    /// Whether the last look saw connections. As long as it did there is another one, though no service may be
+    /// left that they belong to: else what was seen would be told for ever.
+    pub(super) fn has_connections(&self) -> bool {
+        !self.all.connections.is_empty()
+    }
+
     /// The kernel was asked for a move.
     pub(super) fn begin_move(&mut self, service: &ServiceName, cause: Cause) {
         *self.all.begun.entry(cause.name().into()).or_default() += 1;
@@ -92,6 +98,17 @@ mod tests {
             let seen = std::iter::repeat_n(Some(Visibility::Visible), *connections);
             status.look_at(&name(service), seen, u64::from(*connections > 2));
         }
+    }
+
+    #[test]
+    fn looks_go_on_until_one_sees_no_connection() {
+        let mut status = Http2Status::default();
+        assert!(!status.has_connections());
+        look(&mut status, &[("shop", 1)]);
+        status.retain_services(|_| false);
+        assert!(status.has_connections(), "its service is gone, and it is not");
+        look(&mut status, &[]);
+        assert!(!status.has_connections());
     }
 
     /// What a service's account says: connections, begun, made, given up.
