@@ -121,6 +121,8 @@ pub async fn run(options: Options, answers: &Handle) -> anyhow::Result<()> {
     daemon.adopt(&config, services);
     daemon.await_first_answers(&mut dns_events, &mut cluster_updates).await;
     daemon.take_over().await?;
+    // What the kernel object and the verifier took is not needed any more.
+    daemon.memory.sweep();
     let (calls, mut pending_calls) = mpsc::channel(CALLS_MAX);
     // Last: whoever sees the socket finds an agent that is ready.
     let socket = admin::socket_path(&daemon.options.runtime);
