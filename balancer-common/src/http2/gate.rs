@@ -94,11 +94,11 @@ pub const fn injected(gate: u64, seq: u32) -> Option<u64> {
     Some((gate & !0xffff_ffff) | INJECTED | seq as u64)
 }
 
-/// For how long no stream was opened in a calm moment. A client that opens many at a time does so within less.
+/// For how long no stream was opened or ended in a calm moment. A client that opens many at a time does so within less.
 pub const CALM_NS: u64 = 2_000_000;
 
 /// Whether the agent wants a move at such a moment: no stream is in flight in a quiet one; in a calm one, none
-/// was opened for [`CALM_NS`], and none has ended just now.
+/// was opened or ended for [`CALM_NS`].
 #[inline(always)]
 #[must_use]
 pub const fn is_wanted(gate: u64, is_quiet: bool, is_calm: bool) -> bool {

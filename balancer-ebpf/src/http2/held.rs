@@ -168,7 +168,6 @@ struct Drain {
     position: u32,
     /// What the last step returned.
     reached: u64,
-    tally: Tally,
 }
 
 /// Walks what is kept, as far as there is no hole. The caller holds the lock of this track.
@@ -223,8 +222,8 @@ unsafe fn drain_all<const LOOP: bool>(flow: *mut Http2Flow, position: Position) 
             (*track).lose(HOMELESS);
             return 0;
         };
-        let (reached, tally) = (GOES_ON, Tally::default());
-        let mut drain = Drain { held: place.0, flow: flow.0, position: position.0, reached, tally };
+        let mut drain =
+            Drain { held: place.0, flow: flow.0, position: position.0, reached: GOES_ON };
         if LOOP {
             let callback: extern "C" fn(u64, *mut Drain) -> i64 = next_step;
             bpf_loop(walk::STEPS_MAX, callback as *mut c_void, (&raw mut drain).cast(), 0);
@@ -236,7 +235,6 @@ unsafe fn drain_all<const LOOP: bool>(flow: *mut Http2Flow, position: Position) 
                 }
             }
         }
-        flow.take_in(&drain.tally);
         (*track).drained(drain.reached != INVALID, drain.reached != GOES_ON);
         // A walk ends where nothing is kept.
         let is_over =
@@ -255,8 +253,7 @@ extern "C" fn next_step(_index: u64, drain: *mut Drain) -> i64 {
     // SAFETY: `drain` passes a pointer to what it owns, holds the lock, and has made the place busy.
     unsafe {
         let drain = &mut *drain;
-        drain.reached =
-            http2_held_step(drain.held, drain.flow, drain.position, &raw mut drain.tally);
+        drain.reached = http2_held_step(drain.held, drain.flow, drain.position);
         i64::from(drain.reached != GOES_ON)
     }
 }
@@ -272,9 +269,8 @@ pub unsafe extern "C" fn http2_held_step(
     held: *mut Held,
     flow: *mut Http2Flow,
     position: u32,
-    tally: *mut Tally,
 ) -> u64 {
-    if held.is_null() || flow.is_null() || tally.is_null() {
+    if held.is_null() || flow.is_null() {
         return INVALID;
     }
     let position = Position(position);
@@ -283,8 +279,10 @@ pub unsafe extern "C" fn http2_held_step(
     let grid = unsafe { &mut (*track).grid };
     match held::step(grid, position.sender(), &Kept(held)) {
         Ok(Some(step)) => {
-            // SAFETY: the caller's own.
-            walk::count(FlowRef(flow), position, grid, &step, unsafe { &mut *tally });
+            // Each step by itself: five calls deep, the stack has no room for a tally of them all.
+            let (flow, mut tally) = (FlowRef(flow), Tally::default());
+            walk::count(flow, position, grid, &step, &mut tally);
+            flow.take_in(&tally);
             GOES_ON
         }
         Ok(None) => walk::ENDED,
